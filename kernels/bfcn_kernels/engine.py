@@ -1,0 +1,73 @@
+"""One call, every engine: load a packed model and run it on images."""
+
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from bfcn_kernels import fast, gguf_io, reference
+
+_MODULES = {'cpu': 'bfcn_kernels.cpu', 'triton': 'bfcn_kernels.triton'}
+
+
+class Engine(Protocol):
+    """What every engine offers. logits, profile and peak_bytes tell of the latest call."""
+
+    logits: np.ndarray  # float32 (h, w, classes), at the head's resolution
+    profile: list[tuple[str, str, float]]  # op name, op kind, seconds
+    peak_bytes: int  # of activations
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """The output for a uint8 RGB image (h, w, 3): labels uint8 (h, w)."""
+
+    def trace(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Every value by op name: codes and labels uint8, scores float32, (h, w, channels)."""
+
+
+def load(path: str | Path, engine: str = 'numpy', threads: int = 1) -> Engine:
+    """Load a packed model into an engine: 'numpy' (the oracle), 'cpu' (C) or 'triton' (GPU).
+
+    Raises ValueError for an unknown engine or thread count, FileError or GraphError for a bad file.
+    """
+    if engine not in ('numpy', *_MODULES):
+        raise ValueError(f"engine must be 'numpy', 'cpu' or 'triton', got {engine!r}")
+    if not isinstance(threads, int) or threads < 1:
+        raise ValueError(f'threads must be an int from 1, got {threads!r}')
+    if engine == 'numpy':
+        return NumpyEngine(path)
+    return import_module(_MODULES[engine]).Engine(path, threads=threads)
+
+
+class NumpyEngine:
+    """The oracle as an engine; its convolutions are exact matrix products (`fast`)."""
+
+    def __init__(self, path: str | Path):
+        self.model = gguf_io.read(path)
+        self.logits, self.profile, self.peak_bytes = None, [], 0
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        return self._run(image)[self.model.graph.output]
+
+    def trace(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        return self._run(image, keep_all=True)
+
+    def _run(self, image: np.ndarray, keep_all: bool = False) -> dict[str, np.ndarray]:
+        graph, maps, last = self.model.graph, {}, self.model.graph.last_reads()
+        keep = {graph.output, graph.logits}
+        live, peak, self.profile = {}, 0, []
+        start = time.perf_counter()
+        for index, (name, array) in enumerate(
+            reference.steps(graph, image, fast.bit_conv_accumulate)
+        ):
+            elapsed = time.perf_counter() - start
+            self.profile.append((name, type(graph.ops[index]).__name__, elapsed))
+            live[name] = array.nbytes
+            peak = max(peak, sum(live.values()))
+            live = {key: size for key, size in live.items() if last[key] > index}
+            if keep_all or name in keep:
+                maps[name] = array
+            start = time.perf_counter()
+        self.logits, self.peak_bytes = maps[graph.logits], peak
+        return maps
