@@ -9,7 +9,7 @@ import numpy as np
 from bfcn_kernels import fast, ops, reference
 from bfcn_kernels.conv import BitConv, Residual, Term
 from bfcn_kernels.graph import Graph, data_sources
-from bfcn_kernels.values import IMAGE
+from bfcn_kernels.values import IMAGE, Value
 
 f32 = np.float32
 
@@ -37,9 +37,13 @@ class Builder:
         graph.validate()
         return graph
 
-    def channels(self, name: str) -> int:
-        """Channels of a value."""
-        return self._values[name].channels
+    def value(self, name: str) -> Value:
+        """Kind, channels and grid of codes of a value."""
+        return self._values[name]
+
+    def pixels(self, name: str) -> int:
+        """Pixels of a value for the sample image."""
+        return self._maps[name].shape[0] * self._maps[name].shape[1]
 
     def add(self, op: ops.Op) -> str:
         """Add any op as it is."""

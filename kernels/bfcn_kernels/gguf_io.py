@@ -1,4 +1,4 @@
-"""Packed model files: GGUF v3, written with the `gguf` package, read here and trusted in nothing."""
+"""Packed model files: GGUF v3, written by the `gguf` package, read here without any trust."""
 
 import math
 import mmap

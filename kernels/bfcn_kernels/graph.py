@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bfcn_kernels.ops import ArgMax, Op, Resize
 from bfcn_kernels.packing import words_per_plane
-from bfcn_kernels.values import IMAGE, MAX_SIDE, Grid, GraphError, Value, require, within
+from bfcn_kernels.values import IMAGE, MAX_SIDE, GraphError, Grid, Value, require, within
 
 MAX_OPS = 4096
 _NAME = re.compile(r'[A-Za-z0-9_.-]{1,48}')

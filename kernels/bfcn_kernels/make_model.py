@@ -1,4 +1,4 @@
-"""Write a network with random weights: python -m bfcn_kernels.make_model --net r50 --w 1 --a 2 f.gguf"""
+"""Write a network with random weights: python -m bfcn_kernels.make_model --net r50 r50.gguf"""
 
 import argparse
 from pathlib import Path
@@ -22,7 +22,7 @@ def main() -> None:
     else:
         depth = int(args.net[1:])
         graph = resnet_bfcn(depth, args.w, args.a, args.classes, args.seed)
-        bits = dict(weight_bits=args.w, activation_bits=args.a)
+        bits = {'weight_bits': args.w, 'activation_bits': args.a}
     classes = tuple(f'class {index}' for index in range(args.classes))
     write(args.out, Model(graph, Metadata(args.net, classes, **bits)), args.thresholds)
     print(f'{args.out}: {len(graph.ops)} ops, {args.out.stat().st_size} bytes')

@@ -52,7 +52,7 @@ def _bottleneck(net: Builder, name: str, x: str, channels: int, stride: int, w: 
 
 def _join(net: Builder, name: str, term, x: str, stride: int, w: int, a: int) -> str:
     channels = len(term.weight)
-    if stride == 1 and net.channels(x) == channels:
+    if stride == 1 and net.value(x).channels == channels:
         return net.conv(name, [term], a, residuals=(x,))
     return net.conv(name, [term, net.term(x, channels, 1, w, stride=stride)], a)
 

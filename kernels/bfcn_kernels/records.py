@@ -162,7 +162,7 @@ class _Words:
 
 def _op(r: _Words, name: str, tensor: Tensor, values: dict[str, Value]) -> Op:
     """The op of a record; `values` are those of the image and of earlier ops."""
-    grid = dict(bits=r.value.bits, zero_point=r.value.zero_point)
+    grid = {'bits': r.value.bits, 'zero_point': r.value.zero_point}
     kind = OPS[r.opcode - 1]
     if kind is ops.ImageCodes:
         order = (r.int('order'), r.int('order'), r.int('order'))
@@ -181,7 +181,7 @@ def _op(r: _Words, name: str, tensor: Tensor, values: dict[str, Value]) -> Op:
         return kind(name, source, *window, r.flag('ceil'))
     if kind is ops.AvgPool:
         window = (r.pair('kernel'), r.pair('stride'))
-        rest = dict(padding=r.pair('padding'), ceil=r.flag('ceil'))
+        rest = {'padding': r.pair('padding'), 'ceil': r.flag('ceil')}
         rest.update(count_include_pad=r.flag('count_include_pad'))
         return kind(name, source, *window, r.float('A'), r.float('B'), **rest, **grid)
     if kind is ops.AdaptiveAvgPool:
@@ -214,7 +214,11 @@ def _term(
     source = r.source()
     v.kind(f'source {source!r}', values[source], 'codes')
     kernel = r.int('kernel', 1, v.MAX_EXTENT), r.int('kernel', 1, v.MAX_EXTENT)
-    window = dict(stride=r.pair('stride'), padding=r.pair('padding'), dilation=r.pair('dilation'))
+    window = {
+        'stride': r.pair('stride'),
+        'padding': r.pair('padding'),
+        'dilation': r.pair('dilation'),
+    }
     groups = r.int('groups', 1, v.MAX_CHANNELS)
     bits, form = r.int('weight bits', 1, 8), r.int('form', 1, 2)
     shape = (channels, *kernel, values[source].channels // groups)
@@ -239,7 +243,7 @@ def _resize(r: _Words, name: str, source: str) -> Op:
         extent = r.pair(target)
     A, B = r.float('A'), r.float('B')
     bits = r.value.bits if r.value.kind == 'codes' else None
-    kept = dict(A=A, B=B, bits=bits, zero_point=r.value.zero_point)
+    kept = {'A': A, 'B': B, 'bits': bits, 'zero_point': r.value.zero_point}
     return ops.Resize(name, source, mode, **{target: extent}, **kept)
 
 
