@@ -1,0 +1,3 @@
+from .residual_laplacian_head import ResidualLaplacianHead
+
+__all__ = ['ResidualLaplacianHead']
