@@ -1,0 +1,15 @@
+"""Hooks: each says when, the modules say what."""
+
+from .bit_width_decay_hook import BitWidthDecayHook
+from .calibration_hook import CalibrationHook
+from .collapse_guard_hook import CollapseGuardHook
+from .exact_resume_hook import ExactResumeHook
+from .stage_loss_hook import StageLossHook
+
+__all__ = [
+    'BitWidthDecayHook',
+    'CalibrationHook',
+    'CollapseGuardHook',
+    'ExactResumeHook',
+    'StageLossHook',
+]
