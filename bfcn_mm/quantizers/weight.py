@@ -1,0 +1,118 @@
+"""Weights: `lsq` learns a step a channel, `dorefa` derives the scale from the weights."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .base import Quantizer
+from .calibration import weight_step
+from .fake_quant import quantize_unit, quantize_weight, weight_codes
+from .grids import WeightGrid, bipolar, twos_complement
+
+
+class WeightQuantizer(Quantizer):
+    """Values (k * b - z) * step of weight codes b in [0, 2**bits - 1].
+
+    shape: of the weight; axis: its output channels. per_channel gives a step an output channel,
+    else one for the layer.
+    """
+
+    def __init__(self, bits: int, shape: tuple[int, ...], axis: int, per_channel: bool) -> None:
+        super().__init__(bits)
+        self.dims = tuple(d for d in range(len(shape)) if not (per_channel and d == axis))
+        self.step_shape = tuple(1 if d in self.dims else n for d, n in enumerate(shape))
+
+    @property
+    def grid(self) -> WeightGrid:
+        raise NotImplementedError
+
+    def codes(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, step): the codes, uint8, and the step they stand for, broadcastable against w."""
+        raise NotImplementedError
+
+
+class LSQWeight(WeightQuantizer):
+    """A learned step (Esser et al., 2020), the gradient scaled by 1 / sqrt(weights * high).
+
+    Bipolar up to 3 bits (four or eight levels without a zero fit bell-shaped weights better than a
+    grid that spends a level on one side), two's complement from 4 bits on. The step starts at the
+    least squared error, and again whenever the bits change.
+    """
+
+    def __init__(self, bits: int, shape: tuple[int, ...], axis: int, per_channel: bool) -> None:
+        super().__init__(bits, shape, axis, per_channel)
+        self.step = nn.Parameter(torch.ones(self.step_shape))
+
+    @property
+    def grid(self) -> WeightGrid:
+        return bipolar(self.bits) if self.bits <= 3 else twos_complement(self.bits)
+
+    def forward(self, w: Tensor) -> Tensor:
+        grid = self._placed_grid(w)
+        scale = 1 / math.sqrt(w.numel() / self.step.numel() * grid.high)
+        return quantize_weight(w, self.step.clamp(min=1e-8), grid, scale)
+
+    @torch.no_grad()
+    def codes(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        grid = self._placed_grid(w)
+        step = self.step.clamp(min=1e-8)
+        return weight_codes(w, step, grid).to(torch.uint8), step.detach()
+
+    def _placed_grid(self, w: Tensor) -> WeightGrid:
+        if not self.initialized:
+            with torch.no_grad():
+                self.step.copy_(weight_step(w, self.grid, self.dims))
+            self._set(self.bits, True)
+        return self.grid
+
+
+class DoReFaWeight(WeightQuantizer):
+    """The paper's weights (DoReFa-Net, Zhou et al., 2016, eq. 7 and 9), scaled back to their size.
+
+    1 bit:  sign(w) * mean|w|;  gradient 1.
+    else:   T * (2 * quantize_unit(tanh(w) / (2 T) + 1/2) - 1),  T = max|tanh(w)|, no gradient
+            through T. The factor T keeps a float checkpoint's scale; batch norm absorbs it.
+    The grid is bipolar, step = T / (2**bits - 1).
+    """
+
+    @property
+    def grid(self) -> WeightGrid:
+        return bipolar(self.bits)
+
+    def forward(self, w: Tensor) -> Tensor:
+        self._mark_placed()
+        v = w.float()
+        step = self._step(v)
+        if self.bits == 1:
+            signs = torch.where(v >= 0, step, -step)
+            return (v + (signs - v).detach()).to(w.dtype)
+        bound = step * self.grid.high
+        return (bound * (2 * self._unit(v, bound) - 1)).to(w.dtype)
+
+    @torch.no_grad()
+    def codes(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        v = w.float()
+        step = self._step(v)
+        if self.bits == 1:
+            return (v >= 0).to(torch.uint8), step
+        unit = self._unit(v, step * self.grid.high)
+        return torch.floor(unit * (2**self.bits - 1) + 0.5).to(torch.uint8), step
+
+    def _unit(self, v: Tensor, bound: Tensor) -> Tensor:
+        return quantize_unit(torch.tanh(v) / (2 * bound) + 0.5, self.bits)
+
+    @torch.no_grad()
+    def _step(self, v: Tensor) -> Tensor:
+        if self.bits == 1:
+            return v.abs().mean(self.dims, keepdim=True).clamp_(min=1e-8)
+        return torch.tanh(v).abs().amax(self.dims, keepdim=True).clamp_(min=1e-8) / self.grid.high
+
+    def _mark_placed(self) -> None:
+        if not self.initialized:
+            self._set(self.bits, True)
+
+
+WEIGHT_QUANTIZERS = {'lsq': LSQWeight, 'dorefa': DoReFaWeight}
