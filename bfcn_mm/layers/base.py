@@ -1,0 +1,56 @@
+"""Quantized layers are the float layers with another class.
+
+A conversion replaces `module.__class__` by a subclass and adds quantizers as children: parameters,
+their names, hooks and every reference to the module stay, so that a float checkpoint loads and a
+config that names modules still finds them.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..quantizers import WEIGHT_QUANTIZERS, ActivationQuantizer, WeightQuantizer
+
+
+class QuantizedLayer:
+    """Mixin of layers with a weight: quantizes the weight, and the input where the converter says so.
+
+    weight_quant: None at 32 bits. input_quant: None where the input already lies on the grid that this
+    layer reads (it comes from a quantized activation), or at 32 bits.
+    """
+
+    weight_quant: WeightQuantizer | None
+    input_quant: ActivationQuantizer | None
+    output_axis = 0
+
+    def quantized_weight(self) -> Tensor:
+        return self.weight if self.weight_quant is None else self.weight_quant(self.weight)
+
+    def quantized_input(self, x: Tensor) -> Tensor:
+        return x if self.input_quant is None else self.input_quant(x)
+
+    def attach(
+        self, w: int, input_quant: ActivationQuantizer | None, method: str, per_channel: bool
+    ) -> None:
+        """Add the quantizers: w bits of weight (32: none) and the given input quantizer."""
+        self.weight_quant = None
+        if w != 32:
+            self.weight_quant = WEIGHT_QUANTIZERS[method](
+                w, tuple(self.weight.shape), self.output_axis, per_channel
+            ).to(self.weight.device)
+        self.input_quant = input_quant
+
+
+_derived: dict[tuple[type, type], type] = {}
+
+
+def derive(mixin: type, layer: type) -> type:
+    """The quantized class of a float layer class: `Quant<name>`, made once per class.
+
+    A class that overrides the layer's own methods (mmcv's Conv2dAdaptivePadding, say) keeps them.
+    """
+    key = (mixin, layer)
+    if key not in _derived:
+        members = {'__module__': mixin.__module__, '__doc__': layer.__doc__}
+        _derived[key] = type(f'Quant{layer.__name__}', (mixin, layer), members)
+    return _derived[key]
