@@ -1,0 +1,136 @@
+"""A config's top-level `quant` becomes part of the model dict, wherever the config is read.
+
+MMSegmentation's scripts hand around one object, mmengine's Config; so that is where `quant` is seen:
+when a Config is made, merged into (--cfg-options) or assigned to. The config then holds
+
+    model = dict(type='QuantSegmentor', segmentor='EncoderDecoder', quant=dict(...), backbone=...)
+
+and no top-level `quant`: whatever builds cfg.model gets the quantized model, and the config that mmengine
+writes into work_dir says all by itself. A later top-level `quant` is merged over the earlier one; None
+takes quantization out again.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from mmengine.config import Config, ConfigDict
+
+from .spec import QuantSpec
+
+WRAPPER = 'QuantSegmentor'
+HOOKS = ('CalibrationHook', 'BitWidthDecayHook', 'CollapseGuardHook', 'ExactResumeHook')
+_STEP_KEYS = (
+    '_quant.step',
+    '.quants.',
+)  # names of learned steps: weight decay would shrink the grids
+
+
+def install() -> None:
+    """Make every Config lower its `quant`. Calling it again changes nothing."""
+    if getattr(Config, '_lowers_quant', False):
+        return
+    Config.__init__ = _then_lower(Config.__init__)
+    Config.merge_from_dict = _then_lower(Config.merge_from_dict)
+    Config.__setattr__ = _then_lower_key(Config.__setattr__)
+    Config.__setitem__ = _then_lower_key(Config.__setitem__)
+    Config._lowers_quant = True
+
+
+def _then_lower(method: Callable) -> Callable:
+    @functools.wraps(method)
+    def lowering(self: Config, *args, **kwargs) -> None:
+        method(self, *args, **kwargs)
+        lower(self._cfg_dict)
+
+    return lowering
+
+
+def _then_lower_key(method: Callable) -> Callable:
+    @functools.wraps(method)
+    def lowering(self: Config, name: str, value: object) -> None:
+        method(self, name, value)
+        if name == 'quant':
+            lower(self._cfg_dict)
+
+    return lowering
+
+
+def lower(cfg: ConfigDict) -> None:
+    """Move cfg['quant'] into cfg['model'], with the hooks and optimizer keys that it needs, in place.
+
+    Raises ValueError if `quant` is not valid (QuantSpec) or there is no model to quantize.
+    """
+    given = cfg.pop('quant', {})
+    model = cfg.get('model')
+    if model is None:
+        if given:
+            raise ValueError('quant: the config has no model to quantize')
+        return
+    if given is None:
+        _restore(cfg, model)
+        return
+    if not given and model.get('type') != WRAPPER:
+        return
+    if not isinstance(given, dict):
+        QuantSpec.parse(given)
+    quant = _merged(model.get('quant') or {}, given)
+    spec = QuantSpec.parse(quant)
+    if model['type'] != WRAPPER:
+        model['segmentor'] = model['type']
+        model['type'] = WRAPPER
+    model['quant'] = quant
+    _add_hooks(cfg, spec)
+    _add_import(cfg)
+    _spare_steps(cfg)
+
+
+def _merged(old: dict, new: dict) -> ConfigDict:
+    """new over old, dicts in dicts merged key by key; None replaces."""
+    result = ConfigDict(old)
+    for key, value in new.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+def _restore(cfg: ConfigDict, model: ConfigDict) -> None:
+    if model.get('type') == WRAPPER:
+        model['type'] = model.pop('segmentor')
+        model.pop('quant')
+    hooks = cfg.get('custom_hooks') or []
+    cfg['custom_hooks'] = [hook for hook in hooks if hook['type'] not in HOOKS]
+
+
+def _add_hooks(cfg: ConfigDict, spec: QuantSpec) -> None:
+    """Each hook once; one that the config lists itself keeps its settings."""
+    hooks = list(cfg.get('custom_hooks') or [])
+    if spec.decay is None:
+        hooks = [hook for hook in hooks if hook['type'] != 'BitWidthDecayHook']
+    listed = [hook['type'] for hook in hooks]
+    for name in HOOKS:
+        if name not in listed and (name != 'BitWidthDecayHook' or spec.decay is not None):
+            hooks.append(ConfigDict(type=name))
+    cfg['custom_hooks'] = hooks
+
+
+def _add_import(cfg: ConfigDict) -> None:
+    imports = cfg.get('custom_imports') or ConfigDict(imports=[], allow_failed_imports=False)
+    names = imports['imports']
+    names = [names] if isinstance(names, str) else list(names)
+    if 'bfcn_mm' not in names:
+        imports['imports'] = [*names, 'bfcn_mm']
+    cfg['custom_imports'] = imports
+
+
+def _spare_steps(cfg: ConfigDict) -> None:
+    wrapper = cfg.get('optim_wrapper')
+    if not isinstance(wrapper, dict) or 'optimizer' not in wrapper:
+        return
+    paramwise = ConfigDict(wrapper.get('paramwise_cfg') or {})
+    keys = ConfigDict(paramwise.get('custom_keys') or {})
+    for key in _STEP_KEYS:
+        keys.setdefault(key, ConfigDict(decay_mult=0.0))
+    paramwise['custom_keys'] = keys
+    wrapper['paramwise_cfg'] = paramwise

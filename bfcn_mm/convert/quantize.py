@@ -1,0 +1,128 @@
+"""The walk that swaps modules, and what can be done with a quantized model afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..layers import QuantActivation
+from ..quantizers import ActivationQuantizer, Quantizer
+from .handlers import layer_handler, swap_class
+from .plan import LayerPlan, make_plan
+from .spec import FLOAT, QuantSpec
+
+
+def quantize_(model: nn.Module, *, example: Tensor | None = None, **quant: Any) -> nn.Module:
+    """Convert the model in place to low-bit layers, and return it.
+
+    quant: the keys of a config's `quant`: quantize_(model, w=1, a=2). example: an input to probe the
+    model with, for models that are not segmentors or do not take a small (1, 3, H, W) image.
+    Names of parameters and buffers stay; quantizers add some. Raises ValueError on a bad key.
+
+    The quantizers start at the target bits; a schedule such as BitWidthDecayHook (a config's
+    `quant.decay`) moves them by set_cap(). Activations are calibrated by calibrate() or by the first
+    training batch.
+    """
+    return convert_(model, QuantSpec.parse(quant), example)
+
+
+def convert_(model: nn.Module, spec: QuantSpec, example: Tensor | None = None) -> nn.Module:
+    """quantize_ with a checked spec. The model gets two attributes: quant_spec and quant_plan."""
+    plan = make_plan(model, spec, example)
+    modules = dict(model.named_modules())
+    for name, layer in plan.layers.items():
+        _convert_layer(modules[name], layer, spec)
+    for name, (bits, signed) in plan.activations.items():
+        _convert_activation(modules[name], bits, signed, spec)
+    for module in model.modules():
+        _rewind_children(module)
+    model.quant_spec, model.quant_plan = spec, plan
+    for _, quantizer in quantizers(model):
+        quantizer.allowed = _allowed_bits(quantizer.target, spec)
+    return model
+
+
+def _convert_layer(module: nn.Module, layer: LayerPlan, spec: QuantSpec) -> None:
+    handler = layer_handler(module)
+    swap_class(module, handler.mixin)
+    own = None
+    if layer.own_input:
+        own = ActivationQuantizer(layer.bits.a, layer.signed, spec.method)
+        own.to(next(module.parameters()).device)
+    module.attach(layer.bits.w, own, spec.method, spec.per_channel)
+
+
+def _convert_activation(module: nn.Module, bits: list[int], signed: bool, spec: QuantSpec) -> None:
+    if all(b == FLOAT for b in bits):
+        return
+    swap_class(module, QuantActivation)
+    module.attach(
+        [None if b == FLOAT else ActivationQuantizer(b, signed, spec.method) for b in bits]
+    )
+
+
+def _rewind_children(module: nn.Module) -> None:
+    for child in module.children():
+        if isinstance(child, QuantActivation) and len(child.quants) > 1:
+            module.register_forward_pre_hook(child.rewind)
+
+
+def _allowed_bits(target: int, spec: QuantSpec) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(max(target, cap) for cap in spec.caps()))
+
+
+def quantizers(model: nn.Module) -> Iterator[tuple[str, Quantizer]]:
+    """(name, quantizer) of every quantizer of the model."""
+    return ((n, m) for n, m in model.named_modules() if isinstance(m, Quantizer))
+
+
+def set_cap(model: nn.Module, cap: int) -> list[Quantizer]:
+    """Give each quantizer max(its target, cap) bits; returns those that changed.
+
+    Those place their grids anew: weights at once by least squares, activations by the next batch.
+    """
+    changed = []
+    for _, quantizer in quantizers(model):
+        bits = max(quantizer.target, cap)
+        if bits != quantizer.bits:
+            quantizer.set_bits(bits)
+            changed.append(quantizer)
+    return changed
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, batches: Iterable[Any], forward: Any = None) -> None:
+    """Place the grids of all activations that have none by running batches through the float values.
+
+    forward(batch) runs the model (default: model(batch)), in the mode that the model is in; running
+    statistics of batch norm are left as they were. Raises RuntimeError naming a quantizer that no value
+    passed through.
+    """
+    waiting = [
+        (name, q)
+        for name, q in quantizers(model)
+        if isinstance(q, ActivationQuantizer) and not q.initialized
+    ]
+    if not waiting:
+        return
+    statistics = [b for m in model.modules() if isinstance(m, _BatchNorm) for b in m.buffers()]
+    before = [buffer.clone() for buffer in statistics]
+    for _, quantizer in waiting:
+        quantizer.calibrate()
+    try:
+        for batch in batches:
+            model(batch) if forward is None else forward(batch)
+    finally:
+        placed = [(name, quantizer.finish_calibration()) for name, quantizer in waiting]
+        for buffer, value in zip(statistics, before, strict=True):
+            buffer.copy_(value)
+    idle = [name for name, done in placed if not done]
+    if idle:
+        raise RuntimeError(
+            f'no value reached {idle[0]} ({len(idle)} in all) during calibration: feed at least one '
+            'batch through every branch, or add its module to quant.skip'
+        )
