@@ -1,0 +1,137 @@
+"""Bit-width decay: fewer bits, step by step, each step trained before the next (the paper's method)."""
+
+from __future__ import annotations
+
+import csv
+from bisect import bisect_right
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import Runner
+from mmseg.registry import HOOKS
+
+from ..convert import bits_now, set_cap
+from .calibration_hook import bare_model
+
+
+@HOOKS.register_module()
+class BitWidthDecayHook(Hook):
+    """Says when the bits fall; the schedule is the model's `quant.decay`, the state is in the model.
+
+    At the start of stage t every quantizer goes to max(its target, caps[t]) bits; changed steps are
+    placed anew and lose their momentum. The stage follows from the iteration alone, so a resumed run
+    is where it was. Logs the scalars w_bits and a_bits; keeps each validation in the checkpoint and in
+    work_dir/stages.csv; save_best counts only at the final bits. Raises ValueError before the
+    first iteration if the run ends before the last stage begins.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train(self, runner: Runner) -> None:
+        model = bare_model(runner.model)
+        spec = getattr(model, 'quant_spec', None)
+        if spec is None or spec.decay is None:
+            raise RuntimeError('BitWidthDecayHook: the config has no quant.decay')
+        self.decay = spec.decay
+        self.caps = spec.caps()
+        self.begins = self.decay.begins(len(self.caps))
+        self.history = list(runner.message_hub.runtime_info.get('stages', []))
+        self._check_length(runner)
+        set_cap(model, self._cap(runner))
+        self._save_best = {id(h): h.save_best for h in _checkpoint_hooks(runner)}
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        model = bare_model(runner.model)
+        changed = set_cap(model, self._cap(runner))
+        bits = bits_now(model)
+        if changed:
+            _forget_momentum(runner, changed)
+            runner.logger.info(
+                f'bit-width decay, stage {self._stage(runner) + 1} of {len(self.caps)}: now '
+                f'{bits["w_bits"]}-bit weights and {bits["a_bits"]}-bit activations '
+                f'({len(changed)} quantizers)'
+            )
+        for name, value in bits.items():
+            runner.message_hub.update_scalar(f'train/{name}', value)
+        self._scheduled = _scale_rates(runner, self._rewarm_factor(runner))
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
+        for group, rate in self._scheduled:
+            group['lr'] = rate
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        for hook in _checkpoint_hooks(runner) if hasattr(self, 'caps') else ():
+            final = self._stage(runner) == len(self.caps) - 1
+            hook.save_best = self._save_best[id(hook)] if final else None
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        if not metrics or not hasattr(self, 'caps'):
+            return
+        row = {'stage': self._stage(runner) + 1, 'iter': runner.iter}
+        row.update(bits_now(bare_model(runner.model)))
+        row.update({k: v for k, v in metrics.items() if isinstance(v, int | float)})
+        self.history.append(row)
+        runner.message_hub.update_info('stages', self.history)
+        if is_main_process():
+            _write_csv(Path(runner.work_dir) / 'stages.csv', self.history)
+
+    def _position(self, runner: Runner) -> int:
+        return runner.epoch if self.decay.by_epoch else runner.iter
+
+    def _stage(self, runner: Runner) -> int:
+        return bisect_right(self.begins, self._position(runner)) - 1
+
+    def _cap(self, runner: Runner) -> int:
+        return self.caps[self._stage(runner)]
+
+    def _check_length(self, runner: Runner) -> None:
+        unit = 'epochs' if self.decay.by_epoch else 'iterations'
+        length = runner.max_epochs if self.decay.by_epoch else runner.max_iters
+        if self.begins[-1] >= length:
+            raise ValueError(
+                f'quant.decay: the last of {len(self.caps)} stages begins at {self.begins[-1]} {unit}, '
+                f'the run ends at {length}: make quant.decay.every smaller or the run longer'
+            )
+
+    def _rewarm_factor(self, runner: Runner) -> float:
+        if self.decay.rewarm is None or self._stage(runner) == 0 or self.decay.by_epoch:
+            return 1.0
+        low = self.decay.rewarm.get('factor', 0.1)
+        done = (runner.iter - self.begins[self._stage(runner)]) / self.decay.rewarm['iters']
+        return min(1.0, low + (1 - low) * done)
+
+
+def _checkpoint_hooks(runner: Runner) -> list[CheckpointHook]:
+    return [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+
+
+def _forget_momentum(runner: Runner, changed: Sequence) -> None:
+    """Optimizer state of steps that were placed anew belongs to the old grid."""
+    steps = {id(p) for quantizer in changed for p in quantizer.parameters()}
+    state = runner.optim_wrapper.optimizer.state
+    for parameter in [p for p in state if id(p) in steps]:
+        del state[parameter]
+
+
+def _scale_rates(runner: Runner, factor: float) -> list[tuple[dict, float]]:
+    """Scale every learning rate for this iteration; returns what to put back, since schedulers compute
+    the next rate from the present one."""
+    if factor == 1.0:
+        return []
+    groups = runner.optim_wrapper.optimizer.param_groups
+    scheduled = [(group, group['lr']) for group in groups]
+    for group, rate in scheduled:
+        group['lr'] = rate * factor
+    return scheduled
+
+
+def _write_csv(path: Path, rows: list[dict]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open('w', newline='') as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
