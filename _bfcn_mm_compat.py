@@ -1,31 +1,52 @@
-"""Import hook that lets stock MMSegmentation import beside mmcv-lite.
+"""Import hook that mends the stock stack in time, whoever imports mmseg first.
 
-mmseg <= 1.2.2 imports `mmcv.ops` unguarded in four files, and `mmcv.ops` needs the compiled module
-`mmcv._ext`, which mmcv-lite lacks. The hook puts a stand-in there at the moment it is missed: the
-imports succeed, and an operation that really needs compiled code says so when it is called.
+mmseg's own scripts import mmseg before they read a config, so before `custom_imports` can load
+bfcn_mm. `bfcn_mm_compat.pth` therefore loads this module at interpreter start. Hence its rules:
+no import beyond `sys` until mmseg is imported, no torch, no exception.
 
-`bfcn_mm_compat.pth` loads this module at interpreter start, because some of mmseg's own scripts
-(get_flops.py, benchmark.py) import `mmseg.models` before they read a config. Hence the rules here:
-no import beyond `sys`, nothing done before `mmcv.ops` is asked for by mmseg, no exception.
+* `mmseg` is about to be imported: run the mends of bfcn_mm/compat.py.
+* `mmcv.ops` is imported by mmseg <= 1.2.2, unguarded in four files, and mmcv-lite lacks the
+  compiled `mmcv._ext` below it: put a stand-in there. The imports succeed, and an operation that
+  really needs compiled code says so when it is called.
 """
 
 import sys
 
 
-class MmcvOpsHook:
-    """A finder that finds nothing: it only looks at who asks for `mmcv.ops`."""
+class MmsegImportHook:
+    """A finder that finds nothing: it only sees what is about to be imported."""
 
-    @staticmethod
-    def find_spec(fullname, path=None, target=None):
-        if fullname == 'mmcv.ops' and _stock_mmseg_is_loading() and not _find_compiled(path):
+    mended = False
+
+    @classmethod
+    def find_spec(cls, fullname, path=None, target=None):
+        if fullname == 'mmseg' and not cls.mended:
+            cls.mended = True
+            _mend()
+        elif fullname == 'mmcv.ops' and _stock_mmseg_is_loading() and not _find_compiled(path):
             sys.modules.setdefault('mmcv._ext', _stand_in())
         return None
 
 
 def install():
     """Put the hook in front of `sys.meta_path`, once."""
-    if MmcvOpsHook not in sys.meta_path:
-        sys.meta_path.insert(0, MmcvOpsHook)
+    if MmsegImportHook not in sys.meta_path:
+        sys.meta_path.insert(0, MmsegImportHook)
+
+
+def _mend():
+    """Run bfcn_mm/compat.py on its own: importing bfcn_mm itself would import mmseg in turn."""
+    from importlib import util
+
+    try:
+        package = util.find_spec('bfcn_mm')
+        origin = f'{package.submodule_search_locations[0]}/compat.py'
+        spec = util.spec_from_file_location('_bfcn_mm_mends', origin)
+        mends = util.module_from_spec(spec)
+        spec.loader.exec_module(mends)
+        mends.apply()
+    except Exception as error:
+        print(f'bfcn_mm: mmseg not mended ({error!r}): run tools/doctor.py', file=sys.stderr)
 
 
 def _stock_mmseg_is_loading():

@@ -1,11 +1,14 @@
-"""Known breaks of MMSegmentation's stock stack on current PyTorch, each mended once.
+"""Known breaks of MMSegmentation on current PyTorch and setuptools, each mended once.
 
 A mend acts only where its break occurs: a full mmcv, an older torch, an older setuptools or the
-maintained fork (onedl-*) is used as it is. `tools/doctor.py` shows what was found.
+maintained fork (onedl-*) is used as it is. `_bfcn_mm_compat.py` runs this file just before mmseg is
+imported, and holds the one mend that is itself an import hook (missing `mmcv._ext`).
 """
 
+import functools
 import importlib.metadata
 import importlib.util
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +26,10 @@ def apply() -> None:
         allow_checkpoint_globals()
     if mmengine_needs_pkg_resources():
         replace_pkg_resources()
+    if has_distribution('mmsegmentation'):
+        accept_shape_beside_inputs()
+    else:
+        name_mmseg_by_its_module()
 
 
 def torch_load_refuses_checkpoints() -> bool:
@@ -34,19 +41,28 @@ def torch_load_refuses_checkpoints() -> bool:
 def allow_checkpoint_globals() -> None:
     """Let `torch.load` read what mmengine's own checkpoints hold, and nothing more.
 
-    Those are the message hub's history buffers and numpy's arrays and scalars. The numpy names are
-    allowed under numpy 1 and numpy 2 paths, since a checkpoint may come from either.
+    Those are the message hub's history buffers, with their methods, and numpy's arrays and scalars.
+    numpy's functions are allowed under their numpy 1 and numpy 2 names: a file may have either.
     """
     from mmengine.logging import HistoryBuffer
 
     multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray
     allowed: list = [HistoryBuffer, np.ndarray, np.dtype]
+    allowed.append((_history_buffer_method, 'builtins.getattr'))
     for function in (multiarray._reconstruct, multiarray.scalar):
         for package in ('numpy.core', 'numpy._core'):
             allowed.append((function, f'{package}.multiarray.{function.__name__}'))
-    kinds = '?bhilqBHILQefd'
-    allowed += sorted({type(np.dtype(kind)) for kind in kinds}, key=lambda kind: kind.__name__)
+    allowed += {type(np.dtype(kind)) for kind in '?bhilqBHILQefd'}
     torch.serialization.add_safe_globals(allowed)
+
+
+def _history_buffer_method(owner: type, name: str) -> Callable:
+    """The only `getattr` in a checkpoint of mmengine: HistoryBuffer pickles its statistics."""
+    from mmengine.logging import HistoryBuffer
+
+    if owner is not HistoryBuffer or name.startswith('_'):
+        raise pickle.UnpicklingError(f'a checkpoint must not ask for {owner!r}.{name}')
+    return getattr(owner, name)
 
 
 def mmengine_needs_pkg_resources() -> bool:
@@ -65,15 +81,14 @@ def replace_pkg_resources() -> None:
 
     users = [mmengine.utils.package_utils, mmengine.utils, mmengine.config.config]
     users += [sys.modules[name] for name in ('mmengine.hub.hub',) if name in sys.modules]
-    answers: list[Callable] = [is_installed, get_installed_path]
     for module in users:
-        for answer in answers:
-            setattr(module, answer.__name__, answer)
+        module.is_installed = is_installed
+        module.get_installed_path = get_installed_path
 
 
 def is_installed(package: str) -> bool:
     """Whether `package` names an installed distribution or an importable package."""
-    return _has_distribution(package) or _package_dir(package) is not None
+    return has_distribution(package) or _package_dir(package) is not None
 
 
 def get_installed_path(package: str) -> str:
@@ -82,19 +97,20 @@ def get_installed_path(package: str) -> str:
     Raises ModuleNotFoundError if there is none, RuntimeError for a namespace package.
     """
     names = [package]
-    if _has_distribution(package):
+    if has_distribution(package):
         top_level = importlib.metadata.distribution(package).read_text('top_level.txt') or ''
         names += top_level.split()
     for name in names:
         found = _package_dir(name)
         if found is not None:
             return str(found)
-    if importlib.util.find_spec(package) is not None:
+    if package.isidentifier() and importlib.util.find_spec(package) is not None:
         raise RuntimeError(f'{package} is a namespace package: it has no single installed path')
     raise ModuleNotFoundError(f'{package} is not installed: pip install {package}')
 
 
-def _has_distribution(name: str) -> bool:
+def has_distribution(name: str) -> bool:
+    """Whether pip knows a distribution of this name."""
     try:
         importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
@@ -105,3 +121,27 @@ def _has_distribution(name: str) -> bool:
 def _package_dir(name: str) -> Path | None:
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
     return Path(spec.origin).parent if spec is not None and spec.origin else None
+
+
+def accept_shape_beside_inputs() -> None:
+    """mmseg 1.2.2's get_flops.py passes a shape and the inputs; mmengine >= 0.10 refuses both."""
+    import mmengine.analysis
+    from mmengine.analysis import print_helper
+
+    stock = print_helper.get_model_complexity_info
+    if hasattr(stock, '__wrapped__'):
+        return
+
+    @functools.wraps(stock)
+    def get_model_complexity_info(model, input_shape=None, inputs=None, **options):
+        return stock(model, input_shape if inputs is None else None, inputs, **options)
+
+    print_helper.get_model_complexity_info = get_model_complexity_info
+    mmengine.analysis.get_model_complexity_info = get_model_complexity_info
+
+
+def name_mmseg_by_its_module() -> None:
+    """mmengine looks `mmseg::` configs up under `mmsegmentation`, a name that the fork changed."""
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    MODULE2PACKAGE['mmseg'] = 'mmseg'
