@@ -4,6 +4,8 @@ import hashlib
 import io
 import os
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -153,7 +155,7 @@ def _load(path: Path, num_files: int) -> np.ndarray | None:
     try:
         with np.load(path, allow_pickle=False) as saved:
             counts = saved['counts'].astype(np.int64)
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
     return counts if counts.shape == (num_files, 256) else None
 
