@@ -45,13 +45,13 @@ class Builder:
         """Pixels of a value for the sample image."""
         return self._maps[name].shape[0] * self._maps[name].shape[1]
 
-    def add(self, op: ops.Op) -> str:
-        """Add any op as it is."""
+    def add(self, op: ops.Op, accumulate=fast.bit_conv_accumulate) -> str:
+        """Add any op as it is; `accumulate` as in reference.run_op."""
         maps = self._maps
         value = op.output(*(self._values[source] for source in op.sources))
         grid = op.grid(maps['image'].shape[:2], *(maps[s].shape[:2] for s in op.sources))
         sources = [(maps[s], self._values[s]) for s in data_sources(op)]
-        maps[op.name] = reference.run_op(op, sources, grid, fast.bit_conv_accumulate)
+        maps[op.name] = reference.run_op(op, sources, grid, accumulate)
         self._values[op.name] = value
         self._ops.append(op)
         return op.name
@@ -86,12 +86,12 @@ class Builder:
     ) -> str:
         """A calibrated BitConv: every part has the same spread, a tenth of the channels A < 0."""
         channels = len(terms[0].weight)
-        parts, mean, scaled = [], np.zeros(channels), []
+        accs, parts, mean, scaled = [], [], np.zeros(channels), []
         for term in terms:
             source = self._values[term.source]
-            acc = fast.bit_conv_accumulate(term, self._maps[term.source], source)
+            accs.append(fast.bit_conv_accumulate(term, self._maps[term.source], source))
             sign = np.where(self.rng.random(channels) < 0.1, -1, 1)
-            parts.append((acc.mean((0, 1)), sign / _spread(acc)))
+            parts.append((accs[-1].mean((0, 1)), sign / _spread(accs[-1])))
         for source in residuals:
             numbers = self._maps[source].astype(float) - self._values[source].zero_point
             parts.append((numbers.mean((0, 1)), 1 / _spread(numbers).mean()))
@@ -106,7 +106,9 @@ class Builder:
             for source, s in zip(residuals, scaled[len(terms) :], strict=True)
         )
         bias = (middle - mean + self.rng.normal(0, spread / 4, channels)).astype(f32)
-        return self.add(BitConv(name, tuple(terms), bias, bits, zero_point, joined))
+        op = BitConv(name, tuple(terms), bias, bits, zero_point, joined)
+        known = iter(accs)  # sums do not depend on the scales found since
+        return self.add(op, lambda *_: next(known))
 
 
 def _target(bits: int, zero_point: int) -> tuple[float, float]:

@@ -8,7 +8,8 @@ import pytest
 from bfcn_kernels import gguf_io
 from bfcn_kernels.builder import random_image
 from bfcn_kernels.fast import bit_conv_accumulate
-from bfcn_kernels.gguf_io import FileError, Metadata, Model, parse, read, write
+from bfcn_kernels.gguf_container import FileError
+from bfcn_kernels.gguf_io import Metadata, Model, parse, read, write
 from bfcn_kernels.nets import resnet_bfcn, toy
 from bfcn_kernels.reference import run
 from bfcn_kernels.testing import random_graph
@@ -189,6 +190,11 @@ DAMAGE = {
         u64(12) + b'bfcn.\xff\xffasses',
         'a key must be UTF-8',
     ),
+    'type of a key': (
+        key('bfcn.classes') + u32(9) + u32(8),
+        key('bfcn.palette') + u32(9) + u32(8),
+        r"bfcn\.palette must be an array of int, got \('a', 'b'\)|\['a', 'b'\]",
+    ),
     'no graph': (b'bfcn.graph', b'bfcn.grasp', r"tensor 'bfcn\.graph' is missing"),
     'twice': (b'op0.table', b'op1.table', "tensor 'op1.table' must appear once|is missing"),
     'tensor rank': (
@@ -246,6 +252,11 @@ def test_unknown_keys_and_tensors_are_skipped(tmp_path, small_file, monkeypatch)
     monkeypatch.setattr(gguf.GGUFWriter, 'write_header_to_file', with_more)
     write(tmp_path / 'm.gguf', Model(toy(), METADATA))
     assert read(tmp_path / 'm.gguf').metadata == METADATA
+
+
+def test_a_palette_has_one_colour_per_class():
+    with pytest.raises(FileError, match='one colour per class, got 1 for 2 classes'):
+        Metadata(classes=('a', 'b'), palette=((1, 2, 3),))
 
 
 def test_writing_an_invalid_graph_leaves_no_file(tmp_path):
