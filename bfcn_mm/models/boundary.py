@@ -1,6 +1,5 @@
 """Boundary masking of Laplacian reconstruction (Ghiasi and Fowlkes 2016, section 4)."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
