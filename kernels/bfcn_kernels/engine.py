@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from bfcn_kernels import fast, gguf_io, reference
+from bfcn_kernels.ops import op_name
 
 _MODULES = {'cpu': 'bfcn_kernels.cpu', 'triton': 'bfcn_kernels.triton'}
 
@@ -16,7 +17,7 @@ class Engine(Protocol):
     """What every engine offers. logits, profile and peak_bytes tell of the latest call."""
 
     logits: np.ndarray  # float32 (h, w, classes), at the head's resolution
-    profile: list[tuple[str, str, float]]  # op name, op kind, seconds
+    profile: list[tuple[str, str, float]]  # op's name, 'bit_conv' etc., seconds
     peak_bytes: int  # of activations
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
@@ -62,7 +63,7 @@ class NumpyEngine:
             reference.steps(graph, image, fast.bit_conv_accumulate)
         ):
             elapsed = time.perf_counter() - start
-            self.profile.append((name, type(graph.ops[index]).__name__, elapsed))
+            self.profile.append((name, op_name(graph.ops[index]), elapsed))
             live[name] = array.nbytes
             peak = max(peak, sum(live.values()))
             live = {key: size for key, size in live.items() if last[key] > index}

@@ -337,3 +337,13 @@ OPS = (
     ImageCodes, BitConv, Table, MaxPool, AvgPool, AdaptiveAvgPool,
     Resize, Add, Concat, Mask, ArgMax,
 )  # fmt: skip
+# As format.md and profiles name them.
+OP_NAMES = (
+    'image_codes', 'bit_conv', 'table', 'max_pool', 'avg_pool', 'adaptive_avg_pool',
+    'resize', 'add', 'concat', 'mask', 'argmax',
+)  # fmt: skip
+
+
+def op_name(op: Op) -> str:
+    """What kind of op it is, e.g. 'bit_conv'."""
+    return OP_NAMES[op.opcode - 1]

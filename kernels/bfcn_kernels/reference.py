@@ -193,7 +193,7 @@ def mask(op: ops.Mask, up, fine, grid: Grid) -> np.ndarray:
     return out
 
 
-def arg_max(op: ops.ArgMax, source, grid: Grid) -> np.ndarray:
+def argmax(op: ops.ArgMax, source, grid: Grid) -> np.ndarray:
     """First largest channel of the scores at the image's size."""
     return interpolate(source[0], grid, op.mode).argmax(-1).astype(np.uint8)
 
@@ -208,7 +208,7 @@ _RUN = {
     ops.Add: add,
     ops.Concat: concat,
     ops.Mask: mask,
-    ops.ArgMax: arg_max,
+    ops.ArgMax: argmax,
 }
 
 
