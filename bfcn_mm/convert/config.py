@@ -21,10 +21,7 @@ from .spec import QuantSpec
 
 WRAPPER = 'QuantSegmentor'
 HOOKS = ('CalibrationHook', 'BitWidthDecayHook', 'CollapseGuardHook', 'ExactResumeHook')
-_STEP_KEYS = (
-    '_quant.step',
-    '.quants.',
-)  # names of learned steps: weight decay would shrink the grids
+CONSTRUCTOR = 'QuantOptimWrapperConstructor'
 
 
 def install() -> None:
@@ -126,11 +123,5 @@ def _add_import(cfg: ConfigDict) -> None:
 
 def _spare_steps(cfg: ConfigDict) -> None:
     wrapper = cfg.get('optim_wrapper')
-    if not isinstance(wrapper, dict) or 'optimizer' not in wrapper:
-        return
-    paramwise = ConfigDict(wrapper.get('paramwise_cfg') or {})
-    keys = ConfigDict(paramwise.get('custom_keys') or {})
-    for key in _STEP_KEYS:
-        keys.setdefault(key, ConfigDict(decay_mult=0.0))
-    paramwise['custom_keys'] = keys
-    wrapper['paramwise_cfg'] = paramwise
+    if isinstance(wrapper, dict) and 'optimizer' in wrapper:
+        wrapper.setdefault('constructor', CONSTRUCTOR)

@@ -4,6 +4,7 @@ from .bit_width_decay_hook import BitWidthDecayHook
 from .calibration_hook import CalibrationHook
 from .collapse_guard_hook import CollapseGuardHook
 from .exact_resume_hook import ExactResumeHook
+from .optim_wrapper_constructor import QuantOptimWrapperConstructor
 from .stage_loss_hook import StageLossHook
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     'CalibrationHook',
     'CollapseGuardHook',
     'ExactResumeHook',
+    'QuantOptimWrapperConstructor',
     'StageLossHook',
 ]

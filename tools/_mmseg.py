@@ -1,0 +1,49 @@
+"""Runs a script that ships with the installed mmsegmentation, unchanged."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import runpy
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / part) for part in ('', 'kernels')]
+
+import bfcn_mm  # noqa: E402, F401 - before mmseg, whose imports it mends
+import mmseg  # noqa: E402
+from mmengine.config import Config, DictAction  # noqa: E402
+
+from bfcn_mm.datasets import check_data  # noqa: E402
+
+
+def main(script: str, *splits: str) -> None:
+    """Check that the config's data is there, then run mmseg's script on this process's command line.
+
+    splits: the dataloaders that the script reads. An error that the user can mend becomes one line on
+    stderr and exit status 1; with BFCN_TRACEBACK=1 it is raised as it is.
+    """
+    path = Path(mmseg.__file__).parent / '.mim' / 'tools' / script
+    try:
+        if not {'-h', '--help'} & set(sys.argv):
+            check_data(_config(), splits)
+        runpy.run_path(str(path), run_name='__main__')
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, FileNotFoundError, RuntimeError, KeyError) as error:
+        if os.environ.get('BFCN_TRACEBACK') == '1':
+            raise
+        text = ' '.join(str(error).split())
+        sys.exit(f'{type(error).__name__}: {text} (BFCN_TRACEBACK=1 shows where)')
+
+
+def _config() -> Config:
+    """The config as the script will see it; what else is on the command line is the script's."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument('config')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    args, _ = parser.parse_known_args()
+    config = Config.fromfile(args.config)
+    if args.cfg_options is not None:
+        config.merge_from_dict(args.cfg_options)
+    return config
