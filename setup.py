@@ -47,13 +47,7 @@ setup(
     package_dir={'bfcn_kernels': 'kernels/bfcn_kernels'},
     py_modules=['_bfcn_mm_compat'],
     package_data={
-        'bfcn_kernels': [
-            'cpu/include/*.h',
-            'cpu/src/*.[ch]',
-            'cpu/**/*.inc',
-            'cpu/**/CMakeLists.txt',
-            'cpu/**/*.cmake',
-        ]
+        'bfcn_kernels': ['cpu/**/*.[ch]', 'cpu/**/*.inc', 'cpu/**/CMakeLists.txt', 'cpu/**/*.cmake']
     },
     cmdclass={'build_py': BuildWithHook},
     install_requires=['torch>=2.1', 'numpy'],
@@ -73,8 +67,10 @@ setup(
             'onedl-mmengine==0.10.12',
             'onedl-mmcv==2.3.6',
         ],
+        'export': ['gguf'],
         'dev': [
             'clang-format',
+            'gguf',
             'matplotlib',
             'pytest',
             'pytest-xdist',
