@@ -22,7 +22,7 @@ on_new_torch = pytest.mark.skipif(
 
 IMPORT_MODELS = 'import mmseg.models'
 LOAD_CHECKPOINT = """
-import sys, torch
+import mmseg, sys, torch
 state = torch.load(sys.argv[1])
 loss = state['message_hub']['log_scalars']['train/loss']
 print(loss.mean(), loss.min(), loss.current(), state['message_hub']['runtime_info']['miou'])

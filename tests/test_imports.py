@@ -118,7 +118,7 @@ sys.addaudithook(lambda event, args: started.append(args) if event in {'subproce
     'os.exec', 'os.posix_spawn', 'os.system', 'ctypes.dlopen'} else None)
 %s
 import json
-print(json.dumps([sorted(sys.modules), [str(args[0]) for args in started]]))
+print(json.dumps([sorted(sys.modules), [str(args[0]) for args in started if args[0]]]))
 """
 
 
