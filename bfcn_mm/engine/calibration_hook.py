@@ -60,10 +60,12 @@ class CalibrationHook(Hook):
         if not training or runner._resume:
             return
         state = checkpoint.get('state_dict', checkpoint)
+        model = bare_model(runner.model)
+        start = model.quant_spec.caps()[0]
         anew = 0
-        for name, quantizer in quantizers(bare_model(runner.model)):
+        for name, quantizer in quantizers(model):
             bits = state.get(f'{name}._bits')
-            if bits is not None and int(bits) != quantizer.bits:
+            if bits is not None and int(bits) != max(quantizer.target, start):
                 anew += 1
                 for key in [key for key in state if key.startswith(name + '.')]:
                     del state[key]
