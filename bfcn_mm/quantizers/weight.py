@@ -51,22 +51,25 @@ class LSQWeight(WeightQuantizer):
         return bipolar(self.bits) if self.bits <= 3 else twos_complement(self.bits)
 
     def forward(self, w: Tensor) -> Tensor:
-        grid = self._placed_grid(w)
+        grid = self.grid
         scale = 1 / math.sqrt(w.numel() / self.step.numel() * grid.high)
-        return quantize_weight(w, self.step.clamp(min=1e-8), grid, scale)
+        return quantize_weight(w, self._step(w), grid, scale)
 
     @torch.no_grad()
     def codes(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        grid = self._placed_grid(w)
-        step = self.step.clamp(min=1e-8)
-        return weight_codes(w, step, grid).to(torch.uint8), step.detach()
+        step = self._step(w)
+        return weight_codes(w, step, self.grid).to(torch.uint8), step
 
-    def _placed_grid(self, w: Tensor) -> WeightGrid:
+    def _step(self, w: Tensor) -> Tensor:
+        """The step in force. Only training stores one: evaluation (and tracing) changes no state."""
         if not self.initialized:
+            placed = weight_step(w, self.grid, self.dims)
+            if not self.training:
+                return placed
             with torch.no_grad():
-                self.step.copy_(weight_step(w, self.grid, self.dims))
+                self.step.copy_(placed)
             self._set(self.bits, True)
-        return self.grid
+        return self.step.clamp(min=1e-8)
 
 
 class DoReFaWeight(WeightQuantizer):
@@ -111,7 +114,7 @@ class DoReFaWeight(WeightQuantizer):
         return torch.tanh(v).abs().amax(self.dims, keepdim=True).clamp_(min=1e-8) / self.grid.high
 
     def _mark_placed(self) -> None:
-        if not self.initialized:
+        if self.training and not self.initialized:
             self._set(self.bits, True)
 
 
