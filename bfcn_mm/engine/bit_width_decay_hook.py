@@ -39,12 +39,15 @@ class BitWidthDecayHook(Hook):
         self.begins = self.decay.begins(len(self.caps))
         self.history = list(runner.message_hub.runtime_info.get('stages', []))
         self._check_length(runner)
-        set_cap(model, self._cap(runner))
+        if runner.iter == 0:  # before calibration; a resumed run has the bits of its checkpoint
+            set_cap(model, self._cap(runner))
+        self._trained = self._stage(runner)  # the loop counts an iteration before it validates
         self._save_best = {id(h): h.save_best for h in _checkpoint_hooks(runner)}
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         model = bare_model(runner.model)
         changed = set_cap(model, self._cap(runner))
+        self._trained = self._stage(runner)
         bits = bits_now(model)
         if changed:
             _forget_momentum(runner, changed)
@@ -65,13 +68,13 @@ class BitWidthDecayHook(Hook):
 
     def before_val_epoch(self, runner: Runner) -> None:
         for hook in _checkpoint_hooks(runner) if hasattr(self, 'caps') else ():
-            final = self._stage(runner) == len(self.caps) - 1
+            final = self._trained == len(self.caps) - 1
             hook.save_best = self._save_best[id(hook)] if final else None
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         if not metrics or not hasattr(self, 'caps'):
             return
-        row = {'stage': self._stage(runner) + 1, 'iter': runner.iter}
+        row = {'stage': self._trained + 1, 'iter': runner.iter}
         row.update(bits_now(bare_model(runner.model)))
         row.update({k: v for k, v in metrics.items() if isinstance(v, int | float)})
         self.history.append(row)
