@@ -131,6 +131,12 @@ def test_hook_that_lost_its_module_stays_silent():
     assert (done.returncode, done.stderr) == (0, b'')
 
 
+def test_doctor_finds_nothing_broken(installed_python, tmp_path):
+    done = installed_python(ROOT / 'tools' / 'doctor.py', cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.endswith('Nothing is broken.\n')
+
+
 @pytest.mark.slow
 def test_own_scripts_of_mmseg_run_unmodified(installed_python, tmp_path):
     """They import mmseg before they read a config, so only the installed hook can help them."""
