@@ -1,0 +1,183 @@
+"""The C runtime as an engine: bfcn.h through ctypes."""
+
+import ctypes
+import os
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from bfcn_kernels.cpu.build import library
+from bfcn_kernels.gguf_io import FileError
+from bfcn_kernels.values import GraphError
+
+_KINDS = ('image', 'codes', 'scores', 'labels')
+_FILE, _FORMAT, _GRAPH, _SHAPE = 2, 3, 4, 5  # bfcn_status
+_MODELS_PLANNED = 4  # sessions kept, one per image size
+
+
+class Options(ctypes.Structure):
+    """bfcn_options."""
+
+    _fields_ = [
+        ('threads', ctypes.c_uint),
+        ('isa', ctypes.c_char_p),
+        ('kernel', ctypes.c_char_p),
+        ('keep_values', ctypes.c_int),
+    ]
+
+
+class OpInfo(ctypes.Structure):
+    """bfcn_op_info."""
+
+    _fields_ = [
+        ('name', ctypes.c_char_p),
+        ('op', ctypes.c_char_p),
+        ('kernel', ctypes.c_char_p),
+        ('kind', ctypes.c_int),
+        ('height', ctypes.c_uint),
+        ('width', ctypes.c_uint),
+        ('channels', ctypes.c_uint),
+        ('bits', ctypes.c_uint),
+        ('macs', ctypes.c_uint64),
+        ('seconds', ctypes.c_double),
+    ]
+
+
+@cache
+def load_library() -> ctypes.CDLL:
+    """The runtime, built if need be, with its prototypes declared."""
+    lib = ctypes.CDLL(str(library()))
+    void, size, text = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
+    prototypes = {
+        'bfcn_error': (text, []),
+        'bfcn_isas': (text, []),
+        'bfcn_status_text': (text, [ctypes.c_int]),
+        'bfcn_model_load': (ctypes.c_int, [text, ctypes.POINTER(void)]),
+        'bfcn_model_load_memory': (ctypes.c_int, [text, size, ctypes.POINTER(void)]),
+        'bfcn_model_free': (None, [void]),
+        'bfcn_session_create': (
+            ctypes.c_int,
+            [void, ctypes.c_uint, ctypes.c_uint, ctypes.POINTER(Options), ctypes.POINTER(void)],
+        ),
+        'bfcn_session_free': (None, [void]),
+        'bfcn_session_peak_bytes': (size, [void]),
+        'bfcn_session_weight_bytes': (size, [void]),
+        'bfcn_session_run': (ctypes.c_int, [void, void, size, void]),
+        'bfcn_session_ops': (size, [void]),
+        'bfcn_session_op': (ctypes.c_int, [void, size, ctypes.POINTER(OpInfo)]),
+        'bfcn_session_logits': (void, [void] + [ctypes.POINTER(ctypes.c_uint)] * 3),
+        'bfcn_session_read': (ctypes.c_int, [void, size, void, size]),
+    }
+    for name, (result, arguments) in prototypes.items():
+        function = getattr(lib, name)
+        function.restype, function.argtypes = result, arguments
+    return lib
+
+
+def isas() -> list[str]:
+    """Instruction sets that the build and this CPU have, best first."""
+    return load_library().bfcn_isas().decode().split()
+
+
+class Engine:
+    """A packed model on the CPU. Sessions are planned per image size and kept for the latest few.
+
+    isa caps the instruction set, kernel forces one of kernels.inc where it serves; by default the
+    environment's BFCN_ISA and BFCN_KERNEL, and without them the planner chooses.
+    Raises FileError or GraphError for a bad file, ValueError for a bad option.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        threads: int = 1,
+        isa: str | None = None,
+        kernel: str | None = None,
+    ):
+        self._lib = load_library()
+        self._model = ctypes.c_void_p()
+        self._sessions: dict[tuple, ctypes.c_void_p] = {}
+        self._check(self._lib.bfcn_model_load(os.fsencode(path), ctypes.byref(self._model)))
+        self.threads = threads
+        self.isa = isa or os.environ.get('BFCN_ISA') or None
+        self.kernel = kernel or os.environ.get('BFCN_KERNEL') or None
+        self.logits, self.profile, self.peak_bytes = None, [], 0
+
+    def __del__(self):
+        for session in getattr(self, '_sessions', {}).values():
+            self._lib.bfcn_session_free(session)
+        if getattr(self, '_model', None):
+            self._lib.bfcn_model_free(self._model)
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Labels uint8 (h, w) of a uint8 RGB image (h, w, 3), or the last op's value."""
+        session = self._run(image, keep_values=False)
+        return self._read(session, self._lib.bfcn_session_ops(session) - 1)
+
+    def trace(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Every value by op name: codes and labels uint8, scores float32."""
+        session = self._run(image, keep_values=True)
+        count = self._lib.bfcn_session_ops(session)
+        return {self._info(session, i).name.decode(): self._read(session, i) for i in range(count)}
+
+    def ops(self, height: int, width: int) -> list[OpInfo]:
+        """What is known of every op for an image size: kernel, shape, MACs, seconds of the last run."""
+        session = self._session(height, width, keep_values=False)
+        return [self._info(session, i) for i in range(self._lib.bfcn_session_ops(session))]
+
+    def _run(self, image: np.ndarray, keep_values: bool) -> ctypes.c_void_p:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f'image must be uint8 (h, w, 3), got {image.dtype} {image.shape}')
+        if image.strides[1:] != (3, 1) or image.strides[0] < 3 * image.shape[1]:
+            image = np.ascontiguousarray(image)
+        session = self._session(*image.shape[:2], keep_values)
+        run = self._lib.bfcn_session_run
+        self._check(run(session, image.ctypes.data, max(image.strides[0], 3 * image.shape[1]), None))
+        self._note(session)
+        return session
+
+    def _session(self, height: int, width: int, keep_values: bool) -> ctypes.c_void_p:
+        key = height, width, keep_values
+        if key not in self._sessions:
+            while len(self._sessions) >= _MODELS_PLANNED:
+                self._lib.bfcn_session_free(self._sessions.pop(next(iter(self._sessions))))
+            session = ctypes.c_void_p()
+            encoded = [text.encode() if text else None for text in (self.isa, self.kernel)]
+            options = Options(self.threads, *encoded, keep_values)
+            create = self._lib.bfcn_session_create
+            arguments = (height, width, ctypes.byref(options), ctypes.byref(session))
+            self._check(create(self._model, *arguments))
+            self._sessions[key] = session
+        return self._sessions[key]
+
+    def _note(self, session: ctypes.c_void_p) -> None:
+        self.peak_bytes = self._lib.bfcn_session_peak_bytes(session)
+        infos = [self._info(session, i) for i in range(self._lib.bfcn_session_ops(session))]
+        self.profile = [(info.name.decode(), info.op.decode(), info.seconds) for info in infos]
+        sides = [ctypes.c_uint() for _ in range(3)]
+        data = self._lib.bfcn_session_logits(session, *map(ctypes.byref, sides))
+        if data:
+            shape = tuple(side.value for side in sides)
+            pointer = ctypes.cast(data, ctypes.POINTER(ctypes.c_float))
+            self.logits = np.ctypeslib.as_array(pointer, shape).copy()
+
+    def _info(self, session: ctypes.c_void_p, index: int) -> OpInfo:
+        info = OpInfo()
+        self._check(self._lib.bfcn_session_op(session, index, ctypes.byref(info)))
+        return info
+
+    def _read(self, session: ctypes.c_void_p, index: int) -> np.ndarray:
+        info = self._info(session, index)
+        kind = _KINDS[info.kind]
+        shape = (info.height, info.width) + (() if kind == 'labels' else (info.channels,))
+        out = np.empty(shape, np.float32 if kind == 'scores' else np.uint8)
+        self._check(self._lib.bfcn_session_read(session, index, out.ctypes.data, out.nbytes))
+        return out
+
+    def _check(self, status: int) -> None:
+        if status == 0:
+            return
+        message = self._lib.bfcn_error().decode(errors='replace')
+        kinds = {_FILE: FileError, _FORMAT: FileError, _GRAPH: GraphError, _SHAPE: GraphError}
+        raise kinds.get(status, ValueError)(message)

@@ -1,0 +1,262 @@
+/* Run a bit_conv: for each task (some output rows, some output lanes) and each term, expand the
+ * source rows it reads, multiply block by block of pixels, and let one epilogue turn the sums into
+ * codes. */
+#include "conv_plan.h"
+
+#include <string.h>
+
+struct task {
+  const struct bfcn_session *s;
+  const struct conv *conv;
+  uint8_t *scratch;        /* this thread's */
+  unsigned row, row_end;   /* of the output */
+  unsigned lane, lane_end; /* outputs, multiples of LANES */
+};
+
+static uint8_t *row_at(const struct task *task, const struct conv_term *t, unsigned slot) {
+  return task->scratch + task->conv->rows_at + slot * t->row_bytes;
+}
+
+static int32_t *row_sums_at(const struct task *task, const struct conv_term *t, unsigned slot) {
+  const size_t width = t->grid.width + 2ul * t->term->window.pw;
+  return (int32_t *)(task->scratch + task->conv->row_sums_at) + slot * width;
+}
+
+static void expand_planes(const struct conv_term *t, const uint64_t *codes, size_t pixels,
+                          uint8_t *out) {
+  const struct expand expand = {codes,
+                                pixels,
+                                t->from.channels,
+                                t->from.bits,
+                                (t->from.channels + 63) / 64,
+                                t->kernel->pass_planes,
+                                out};
+  t->backend->expand[t->kernel->form](&expand);
+}
+
+static void sum_codes(const struct conv_term *t, const uint64_t *codes, size_t pixels,
+                      int32_t *sums) {
+  const unsigned words = (t->from.channels + 63) / 64;
+  for (size_t p = 0; p < pixels; p++) {
+    int32_t sum = 0;
+    for (unsigned b = 0; b < t->from.bits; b++)
+      for (unsigned i = 0; i < words; i++) sum += __builtin_popcountll(*codes++) << b;
+    sums[p] = sum;
+  }
+}
+
+/* `pixels` pixels of padding: the zero point, so that they count as the number 0. */
+static void expand_padding(const struct task *task, const struct conv_term *t, size_t pixels,
+                           uint8_t *out, int32_t *sums) {
+  const unsigned words = (t->from.channels + 63) / 64;
+  if (t->from.bits > 4 || t->from.zero_point == 0) {
+    const int zero = t->kernel->form == FORM_INT8 ? (int)t->from.zero_point : 0;
+    memset(out, zero, pixels * t->pixel_bytes);
+    if (t->box_scale) memset(sums, 0, pixels * sizeof *sums);
+    return;
+  }
+  (void)task;
+  for (size_t p = 0; p < pixels; p++) {
+    uint64_t planes[4 * (MAX_CHANNELS / 64)];
+    for (unsigned b = 0; b < t->from.bits; b++)
+      for (unsigned i = 0; i < words; i++) {
+        const unsigned left = t->from.channels - 64 * i;
+        const uint64_t all = left < 64 ? (1ull << left) - 1 : ~0ull;
+        planes[b * words + i] = t->from.zero_point >> b & 1 ? all : 0;
+      }
+    expand_planes(t, planes, 1, out + p * t->pixel_bytes);
+    if (t->box_scale) sum_codes(t, planes, 1, sums + p);
+  }
+}
+
+/* One source row, padding on both sides, and the sums of its codes. */
+static void expand_row(const struct task *task, const struct conv_term *t, unsigned y,
+                       unsigned slot) {
+  const struct slot *source = &task->s->slots[t->term->source];
+  const size_t pad = t->term->window.pw, width = t->grid.width;
+  uint8_t *out = row_at(task, t, slot);
+  int32_t *sums = t->box_scale ? row_sums_at(task, t, slot) : NULL;
+  uint8_t *body = out + pad * t->pixel_bytes;
+  if (source->words) {
+    const uint64_t *codes =
+        (const uint64_t *)source->data + (size_t)y * width * t->from.bits * source->words;
+    expand_planes(t, codes, width, body);
+    if (sums) sum_codes(t, codes, width, sums + pad);
+  } else {
+    memcpy(body, (const uint8_t *)source->data + (size_t)y * width * t->from.channels,
+           width * t->from.channels);
+  }
+  if (!pad) return;
+  expand_padding(task, t, pad, out, sums);
+  expand_padding(task, t, pad, body + width * t->pixel_bytes, sums ? sums + pad + width : NULL);
+}
+
+/* Expand every source row that the task's output rows read; slots[y] says where row y went. The
+ * slot past the last is a row of padding. */
+static void expand_rows(const struct task *task, const struct conv_term *t) {
+  const struct window *w = &t->term->window;
+  int32_t *slots = (int32_t *)(task->scratch + task->conv->slots_at);
+  memset(slots, -1, t->grid.height * sizeof *slots);
+  int outside = 0;
+  unsigned used = 0;
+  for (unsigned row = task->row; row < task->row_end; row++)
+    for (unsigned ky = 0; ky < w->kh; ky++) {
+      const int64_t y = (int64_t)row * w->sh + (int64_t)ky * w->dh - w->ph;
+      if (y < 0 || y >= t->grid.height) {
+        outside = 1;
+      } else if (slots[y] < 0) {
+        slots[y] = (int32_t)used;
+        expand_row(task, t, (unsigned)y, used++);
+      }
+    }
+  if (outside)
+    expand_padding(task, t, t->grid.width + 2ul * w->pw, row_at(task, t, t->slots),
+                   t->box_scale ? row_sums_at(task, t, t->slots) : NULL);
+}
+
+/* Where the window of every pixel of a block begins in each expanded row, and the window's code
+ * sum. */
+static void point(const struct task *task, const struct conv_term *t, size_t first, size_t count,
+                  int32_t *box) {
+  const struct window *w = &t->term->window;
+  const size_t width = task->conv->grid.width, stride = BLOCK_PIXELS + 16,
+               step = w->sw * t->pixel_bytes;
+  const int32_t *slots = (const int32_t *)(task->scratch + task->conv->slots_at);
+  const uint8_t **pixels = (const uint8_t **)(task->scratch + task->conv->pixels_at);
+  if (t->box_scale) memset(box, 0, count * sizeof *box);
+  for (size_t done = 0; done < count;) {
+    const size_t row = task->row + (first + done) / width, x = (first + done) % width;
+    const size_t run = width - x < count - done ? width - x : count - done;
+    for (unsigned ky = 0; ky < w->kh; ky++) {
+      const int64_t y = (int64_t)row * w->sh + (int64_t)ky * w->dh - w->ph;
+      const unsigned slot = y < 0 || y >= t->grid.height ? t->slots : (unsigned)slots[y];
+      const uint8_t *at = row_at(task, t, slot) + x * step, **to = pixels + ky * stride + done;
+      for (size_t i = 0; i < run; i++) to[i] = at + i * step;
+      if (!t->box_scale) continue;
+      const int32_t *sums = row_sums_at(task, t, slot) + x * w->sw;
+      for (unsigned kx = 0; kx < w->kw; kx++)
+        for (size_t i = 0; i < run; i++) box[done + i] += sums[i * w->sw + kx * w->dw];
+    }
+    done += run;
+  }
+  for (unsigned ky = 0; ky < w->kh; ky++) /* a last tile may pass the block's end */
+    for (size_t i = count; i < count + 16; i++) pixels[ky * stride + i] = pixels[ky * stride];
+}
+
+static void multiply(const struct task *task, const struct conv_term *t, size_t count, void *sums) {
+  const struct conv *conv = task->conv;
+  const size_t stride = task->lane_end - task->lane, sum_bytes = t->kernel->sum_bits / 8;
+  const uint8_t *const *pixels = (const uint8_t *const *)(task->scratch + conv->pixels_at);
+  struct gemm g = {.row_stride = BLOCK_PIXELS + 16,
+                   .rows = t->rows,
+                   .columns = t->columns,
+                   .column_bytes = t->term->window.dw * t->pixel_bytes,
+                   .steps = t->steps,
+                   .block_bytes = t->block_bytes,
+                   .plane_bytes = t->plane_bytes,
+                   .planes = t->planes,
+                   .sum_stride = stride};
+  const unsigned end = task->lane_end < conv->outputs ? task->lane_end : conv->outputs;
+  for (unsigned lane = task->lane; lane < end;) {
+    const struct gemm_kernel *k = kernel_for_outputs(t->kernel, end - lane);
+    const unsigned block = lane / k->lanes;
+    g.weights = t->weights + block * t->block_bytes;
+    for (unsigned pass = 0; pass < t->passes; pass++) {
+      g.first_byte = pass * t->pass_bytes + (t->first_channel ? t->first_channel[block] : 0);
+      g.shift = pass * k->pass_planes;
+      g.accumulate = pass > 0;
+      for (size_t p = 0; p < count; p += k->mr) {
+        g.pixels = pixels + p;
+        g.sums = (uint8_t *)sums + (p * stride + (lane - task->lane)) * sum_bytes;
+        k->run(&g);
+      }
+    }
+    lane += k->nr;
+  }
+}
+
+static void finish(const struct task *task, const struct epilogue_term *terms, size_t first,
+                   size_t count) {
+  const struct conv *conv = task->conv;
+  const struct op *op = conv->op;
+  const struct slot *out = &task->s->slots[conv->index + 1];
+  const size_t pixel = (size_t)task->row * conv->grid.width + first;
+  const size_t pixel_bytes = out->words                    ? 8ul * op->out.bits * out->words
+                             : op->out.kind == BFCN_SCORES ? 4ul * conv->outputs
+                                                           : conv->outputs;
+  struct epilogue_residual residuals[MAX_TERMS];
+  for (unsigned i = 0; i < op->residual_count; i++) {
+    const unsigned source = op->residuals[i].source;
+    const struct value from = model_value(task->s->model, source);
+    const struct slot *slot = &task->s->slots[source];
+    const size_t bytes = slot->words ? 8ul * from.bits * slot->words : from.channels;
+    residuals[i] = (struct epilogue_residual){(const uint8_t *)slot->data + pixel * bytes,
+                                              from.bits, conv->addends + 256 * i};
+  }
+  const unsigned end = task->lane_end < conv->outputs ? task->lane_end : conv->outputs;
+  const struct epilogue epilogue = {.pixels = count,
+                                    .first = task->lane,
+                                    .channels = end - task->lane,
+                                    .all_channels = conv->outputs,
+                                    .terms = op->term_count,
+                                    .residuals = op->residual_count,
+                                    .term = terms,
+                                    .residual = residuals,
+                                    .bias = conv->bias,
+                                    .bits = op->out.bits,
+                                    .out = (uint8_t *)out->data + pixel * pixel_bytes,
+                                    .thresholds = conv->thresholds,
+                                    .flips = conv->flips};
+  const struct backend *backend = bfcn_backend(task->s->isa);
+  if (conv->thresholds && backend->epilogue_threshold)
+    backend->epilogue_threshold(&epilogue);
+  else
+    backend->epilogue(&epilogue);
+}
+
+static void run_block(const struct task *task, unsigned term, size_t first, size_t count,
+                      struct epilogue_term *out, uint8_t *sums) {
+  const struct conv_term *t = &task->conv->terms[term];
+  int32_t *box = (int32_t *)(task->scratch + task->conv->box_at) + term * BLOCK_PIXELS;
+  point(task, t, first, count, box);
+  multiply(task, t, count, sums);
+  *out = (struct epilogue_term){.sums = sums,
+                                .sum_stride = task->lane_end - task->lane,
+                                .sum_bits = t->kernel->sum_bits,
+                                .k = t->k,
+                                .box_scale = t->box_scale,
+                                .box = box,
+                                .offset = t->offset,
+                                .scale = t->scale};
+}
+
+/* Several terms are expanded again for every block, since they share the room for rows. */
+static void run_task(void *context, size_t index, unsigned thread) {
+  const struct task *shared = context;
+  const struct conv *conv = shared->conv;
+  struct task task = *shared;
+  task.scratch += thread * task.s->scratch_bytes;
+  task.row = (unsigned)(index / conv->lane_tasks) * conv->task_rows;
+  task.row_end = task.row + conv->task_rows;
+  if (task.row_end > conv->grid.height) task.row_end = conv->grid.height;
+  task.lane = (unsigned)(index % conv->lane_tasks) * conv->lanes_per_task;
+  task.lane_end = task.lane + conv->lanes_per_task;
+  if (task.lane_end > conv->padded) task.lane_end = conv->padded;
+  const size_t pixels = (size_t)(task.row_end - task.row) * conv->grid.width;
+  struct epilogue_term terms[MAX_TERMS];
+  for (size_t first = 0; first < pixels; first += BLOCK_PIXELS) {
+    const size_t count = pixels - first < BLOCK_PIXELS ? pixels - first : BLOCK_PIXELS;
+    uint8_t *sums = task.scratch + conv->sums_at;
+    for (unsigned i = 0; i < conv->op->term_count; i++) {
+      if (first == 0 || conv->op->term_count > 1) expand_rows(&task, &conv->terms[i]);
+      run_block(&task, i, first, count, &terms[i], sums);
+      sums += conv->terms[i].sum_bytes;
+    }
+    finish(&task, terms, first, count);
+  }
+}
+
+void conv_run(struct bfcn_session *s, const struct conv *conv) {
+  struct task task = {.s = s, .conv = conv, .scratch = s->scratch};
+  pool_run(s->pool, run_task, &task, (size_t)conv->row_tasks * conv->lane_tasks);
+}

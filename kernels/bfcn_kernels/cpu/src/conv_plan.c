@@ -1,0 +1,280 @@
+/* Choose a kernel for every term of a bit_conv and lay out what its run needs. */
+#include "conv_plan.h"
+
+#include "status.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static unsigned divide_up(unsigned a, unsigned b) {
+  return (a + b - 1) / b;
+}
+
+static unsigned passes_of(const struct gemm_kernel *k, const struct conv_term *t) {
+  return k->pass_planes ? divide_up(t->from.bits, k->pass_planes) : 1;
+}
+
+static unsigned planes_of(const struct gemm_kernel *k, const struct conv_term *t) {
+  if (k->form != FORM_INT8) return t->term->bits;
+  return t->term->bits == 8 && t->term->form == 2 ? 2 : 1;
+}
+
+/* Largest sum of weight codes times activation codes. */
+static uint64_t largest_sum(const struct conv_term *t) {
+  return (uint64_t)t->term->length * ((1u << t->term->bits) - 1) * ((1u << t->from.bits) - 1);
+}
+
+static int serves(const struct gemm_kernel *k, const struct conv_term *t, enum isa isa) {
+  if (k->isa > isa) return 0;
+  if (k->form == FORM_INT8) return t->term->groups == 1 || k->nr == k->lanes;
+  return t->term->groups == 1 && t->from.bits <= 4 &&
+         (k->sum_bits == 32 || largest_sum(t) <= UINT16_MAX);
+}
+
+const struct gemm_kernel *kernel_for_outputs(const struct gemm_kernel *k, unsigned left) {
+  const struct gemm_kernel *best = k;
+  for (size_t i = 0; i < bfcn_gemm_kernel_count; i++) {
+    const struct gemm_kernel *other = &bfcn_gemm_kernels[i];
+    if (other->isa != k->isa || other->form != k->form || other->pass_planes != k->pass_planes ||
+        other->lanes != k->lanes || other->nr > k->nr)
+      continue;
+    const int fits = other->nr <= left, best_fits = best->nr <= left;
+    if (fits > best_fits ||
+        (fits == best_fits && (fits ? other->nr > best->nr : other->nr < best->nr)))
+      best = other;
+  }
+  return best;
+}
+
+/* Cycles of a tile beyond its multiplications: pointers, the first loads, widening, stores. */
+enum { TILE_CYCLES = 45 };
+
+static double cycles(const struct gemm_kernel *k, const struct conv_term *t, unsigned outputs,
+                     size_t pixels) {
+  const unsigned width = k->form == FORM_BITS ? 64 : k->form == FORM_LUT6 ? 6 : 4;
+  const size_t taps = (size_t)t->term->window.kh * t->term->window.kw;
+  const size_t depth =
+      taps * divide_up(t->from.channels, width) * width * passes_of(k, t) * planes_of(k, t);
+  double sum = 0;
+  for (unsigned done = 0; done < outputs;) {
+    const struct gemm_kernel *part = kernel_for_outputs(k, outputs - done);
+    sum += (double)divide_up((unsigned)pixels, part->mr) *
+           ((double)depth * part->mr * part->nr / part->macs_per_cycle + TILE_CYCLES);
+    done += part->nr;
+  }
+  return sum;
+}
+
+static bfcn_status choose(const struct bfcn_session *s, const struct conv *conv,
+                          struct conv_term *t) {
+  double least = 0;
+  for (size_t i = 0; i < bfcn_gemm_kernel_count; i++) {
+    const struct gemm_kernel *k = &bfcn_gemm_kernels[i];
+    if (!serves(k, t, s->isa)) continue;
+    const double cost = cycles(k, t, conv->outputs, pixels_of(conv->grid));
+    const int wanted = s->wanted_kernel && !strcmp(s->wanted_kernel, k->name);
+    if (!t->kernel || cost < least || wanted) t->kernel = k, least = cost;
+    if (wanted) break;
+  }
+  if (!t->kernel)
+    return bfcn_fail(BFCN_ERROR_KERNEL, "op '%s': no kernel serves it", conv->op->name);
+  return BFCN_OK;
+}
+
+static void expanded_form(struct conv_term *t) {
+  const struct window *w = &t->term->window;
+  const unsigned channels = t->from.channels, per_group = channels / t->term->groups;
+  t->passes = passes_of(t->kernel, t);
+  t->planes = planes_of(t->kernel, t);
+  t->rows = w->kh;
+  t->columns = w->kw;
+  switch (t->kernel->form) {
+  case FORM_BITS:
+    t->steps = divide_up(channels, 64);
+    t->pass_bytes = 8 * t->steps * t->kernel->pass_planes;
+    break;
+  case FORM_LUT6:
+    t->steps = divide_up(channels, 6);
+    t->pass_bytes = 2 * t->steps * t->kernel->pass_planes;
+    break;
+  case FORM_LUT4:
+    t->steps = divide_up(channels, 4);
+    t->pass_bytes = 2 * t->steps;
+    break;
+  default:
+    t->steps = divide_up(per_group, 4);
+    t->pass_bytes = channels;
+    if (t->term->groups == 1 && w->dw == 1) { /* the taps of a row touch: one long run */
+      t->columns = 1;
+      t->steps = divide_up(w->kw * channels, 4);
+    }
+  }
+  t->pixel_bytes = t->pass_bytes * t->passes;
+}
+
+/* Blocks of a grouped convolution read the channels of all groups they touch. */
+static int group_blocks(struct conv_term *t, unsigned outputs, unsigned padded) {
+  if (t->term->groups == 1) return 1;
+  const unsigned lanes = t->kernel->lanes, in = t->from.channels / t->term->groups;
+  const unsigned out = outputs / t->term->groups, blocks = padded / lanes;
+  t->first_channel = calloc(blocks, sizeof *t->first_channel);
+  if (!t->first_channel) return 0;
+  for (unsigned b = 0; b * lanes < outputs; b++) {
+    const unsigned last = (b + 1) * lanes < outputs ? (b + 1) * lanes - 1 : outputs - 1;
+    t->first_channel[b] = b * lanes / out * in;
+    const unsigned span = (last / out + 1) * in - t->first_channel[b];
+    if (divide_up(span, 4) > t->steps) t->steps = divide_up(span, 4);
+  }
+  return 1;
+}
+
+static void layout(struct conv_term *t, const struct conv *conv) {
+  const struct window *w = &t->term->window;
+  const size_t step_bytes = t->kernel->form == FORM_BITS   ? 8ul * t->kernel->lanes
+                            : t->kernel->form == FORM_INT8 ? 4ul * t->kernel->lanes
+                                                           : t->kernel->lanes;
+  t->plane_bytes = t->rows * t->columns * t->steps * step_bytes;
+  t->block_bytes = t->plane_bytes * t->planes;
+  const size_t slack = t->kernel->form == FORM_INT8 ? 4 * t->steps : 0;
+  t->row_bytes = round_up((t->grid.width + 2ul * w->pw) * t->pixel_bytes + slack + 64, 64);
+  const uint64_t needed = (uint64_t)conv->task_rows * w->kh;
+  const uint64_t span = (uint64_t)(conv->task_rows - 1) * w->sh + (uint64_t)(w->kh - 1) * w->dh + 1;
+  const uint64_t least = needed < span ? needed : span;
+  t->slots = (unsigned)(least < t->grid.height ? least : t->grid.height);
+  t->sum_bytes = round_up((BLOCK_PIXELS + 16ul) * conv->padded * t->kernel->sum_bits / 8, 64);
+}
+
+static bfcn_status plan_term(const struct bfcn_session *s, struct conv *conv, unsigned index) {
+  struct conv_term *t = &conv->terms[index];
+  t->term = &conv->op->terms[index];
+  t->from = model_value(s->model, t->term->source);
+  t->grid = s->grids[t->term->source];
+  TRY(choose(s, conv, t));
+  t->backend = bfcn_backend(t->kernel->isa);
+  expanded_form(t);
+  if (!group_blocks(t, conv->outputs, conv->padded))
+    return bfcn_fail(BFCN_ERROR_MEMORY, "op '%s': no memory for its groups", conv->op->name);
+  layout(t, conv);
+  if (t->kernel->form == FORM_INT8)
+    t->k = 1;
+  else
+    t->k = (int)t->term->form, t->box_scale = -t->term->z;
+  conv->weight_bytes += t->block_bytes * (conv->padded / t->kernel->lanes);
+  t->scale = calloc(conv->padded, sizeof *t->scale);
+  if (!t->scale || !pack_weights(t, conv->outputs, conv->padded))
+    return bfcn_fail(BFCN_ERROR_MEMORY, "op '%s': no memory for its weights", conv->op->name);
+  memcpy(t->scale, t->term->scale, conv->outputs * sizeof *t->scale);
+  return BFCN_OK;
+}
+
+/* Rows to a task: about BLOCK_PIXELS pixels. Where rows alone leave threads idle, lanes are split.
+ */
+static void plan_tasks(const struct bfcn_session *s, struct conv *conv) {
+  const unsigned fit = BLOCK_PIXELS / conv->grid.width;
+  unsigned rows = fit < 1 ? 1 : fit;
+  const unsigned wanted = s->threads > 1 ? 3 * s->threads : 1;
+  const unsigned share = conv->grid.height / wanted;
+  if (rows > share) rows = share < 1 ? 1 : share;
+  if (rows * conv->grid.width < 16) rows = divide_up(16, conv->grid.width);
+  if (rows > conv->grid.height) rows = conv->grid.height;
+  conv->task_rows = rows;
+  conv->row_tasks = divide_up(conv->grid.height, rows);
+  const unsigned blocks = conv->padded / LANES;
+  unsigned splits = conv->row_tasks < wanted ? divide_up(wanted, conv->row_tasks) : 1;
+  if (splits > blocks) splits = blocks;
+  conv->lanes_per_task = divide_up(blocks, splits) * LANES;
+  conv->lane_tasks = divide_up(conv->padded, conv->lanes_per_task);
+}
+
+/* f32(q - zp) * R of every code of every residual. */
+static int plan_addends(const struct bfcn_session *s, struct conv *conv) {
+  const struct op *op = conv->op;
+  conv->addends = calloc(op->residual_count + 1ul, 256 * sizeof *conv->addends);
+  if (!conv->addends) return 0;
+  for (unsigned i = 0; i < op->residual_count; i++) {
+    const struct value from = model_value(s->model, op->residuals[i].source);
+    for (unsigned code = 0; code < 1u << from.bits; code++)
+      conv->addends[256 * i + code] =
+          (float)((int)code - (int)from.zero_point) * op->residuals[i].scale;
+  }
+  return 1;
+}
+
+static void plan_scratch(struct conv *conv) {
+  size_t rows = 0, sums = 0, pointers = 0, slots = 0, row_sums = 0;
+  for (unsigned i = 0; i < conv->op->term_count; i++) {
+    const struct conv_term *t = &conv->terms[i];
+    const size_t widths = t->grid.width + 2ul * t->term->window.pw;
+    const size_t term[] = {t->row_bytes * (t->slots + 1ul), (t->slots + 1ul) * widths * 4,
+                           t->rows * (BLOCK_PIXELS + 16ul) * sizeof(void *), t->grid.height * 4ul};
+    if (term[0] > rows) rows = term[0];
+    if (t->box_scale && term[1] > row_sums) row_sums = term[1];
+    if (term[2] > pointers) pointers = term[2];
+    if (term[3] > slots) slots = term[3];
+    sums += t->sum_bytes;
+  }
+  conv->rows_at = 0;
+  conv->row_sums_at = round_up(rows, 64);
+  conv->pixels_at = round_up(conv->row_sums_at + row_sums, 64);
+  conv->slots_at = round_up(conv->pixels_at + pointers, 64);
+  conv->box_at = round_up(conv->slots_at + slots, 64);
+  conv->sums_at = conv->box_at + round_up(conv->op->term_count * BLOCK_PIXELS * 4ul, 64);
+  conv->scratch_bytes = conv->sums_at + sums;
+}
+
+static bfcn_status plan(const struct bfcn_session *s, struct conv *conv) {
+  const struct op *op = conv->op;
+  plan_tasks(s, conv);
+  for (unsigned i = 0; i < op->term_count; i++) TRY(plan_term(s, conv, i));
+  if (!plan_addends(s, conv))
+    return bfcn_fail(BFCN_ERROR_MEMORY, "op '%s': no memory for its residuals", op->name);
+  memcpy(conv->bias, op->bias, conv->outputs * sizeof *conv->bias);
+  plan_scratch(conv);
+  struct value residual = {BFCN_CODES, 0, 0, 0};
+  if (op->residual_count) residual = model_value(s->model, op->residuals[0].source);
+  if (s->isa != ISA_PORTABLE && !find_thresholds(conv, op->residual_count ? &residual : NULL))
+    return bfcn_fail(BFCN_ERROR_MEMORY, "op '%s': no memory for its thresholds", op->name);
+  return BFCN_OK;
+}
+
+bfcn_status conv_plan(const struct bfcn_session *s, unsigned op, struct conv **out) {
+  struct conv *conv = calloc(1, sizeof *conv);
+  *out = conv;
+  if (conv) {
+    conv->op = &s->model->ops[op];
+    conv->index = op;
+    conv->grid = s->grids[op + 1];
+    conv->outputs = conv->op->out.channels;
+    conv->padded = (unsigned)round_up(conv->outputs, LANES);
+    conv->terms = calloc(conv->op->term_count, sizeof *conv->terms);
+    conv->bias = calloc(conv->padded, sizeof *conv->bias);
+    if (conv->terms && conv->bias) return plan(s, conv);
+  }
+  return bfcn_fail(BFCN_ERROR_MEMORY, "op '%s': no memory to plan it", s->model->ops[op].name);
+}
+
+void conv_free(struct conv *conv) {
+  if (!conv) return;
+  for (unsigned i = 0; conv->terms && i < conv->op->term_count; i++) {
+    free(conv->terms[i].weights);
+    free(conv->terms[i].first_channel);
+    free(conv->terms[i].offset);
+    free(conv->terms[i].scale);
+  }
+  free(conv->terms);
+  free(conv->bias);
+  free(conv->addends);
+  free(conv->thresholds);
+  free(conv->flips);
+  free(conv);
+}
+
+size_t conv_scratch(const struct conv *conv) {
+  return conv->scratch_bytes;
+}
+size_t conv_weight_bytes(const struct conv *conv) {
+  return conv->weight_bytes;
+}
+const char *conv_kernel(const struct conv *conv) {
+  return conv->terms[0].kernel->name;
+}

@@ -1,0 +1,54 @@
+/* What planning leaves for the run of a bit_conv. */
+#ifndef BFCN_CONV_PLAN_H
+#define BFCN_CONV_PLAN_H
+
+#include "conv.h"
+
+enum { BLOCK_PIXELS = 128, LANES = 64 };
+
+/* One term: an indirect matrix product over expanded rows of its source. */
+struct conv_term {
+  const struct term *term;
+  struct value from;
+  struct grid grid; /* of the source */
+  const struct gemm_kernel *kernel;
+  const struct backend *backend; /* that expands for the kernel */
+  unsigned passes, planes;       /* of activations; of weights */
+  size_t rows, columns, steps;
+  size_t pixel_bytes, row_bytes; /* expanded; row_bytes with padding pixels and slack */
+  size_t pass_bytes;             /* from one pass's part of a pixel to the next's */
+  uint8_t *weights;
+  size_t block_bytes, plane_bytes;
+  unsigned *first_channel; /* of each block of `lanes` outputs; NULL if all begin at 0 */
+  int k, box_scale;
+  int32_t *offset;  /* [outputs] or NULL */
+  float *scale;     /* padded */
+  unsigned slots;   /* most source rows that a task expands */
+  size_t sum_bytes; /* of BLOCK_PIXELS pixels and a tile more */
+};
+
+struct conv {
+  const struct op *op;
+  unsigned index; /* of the op */
+  struct grid grid;
+  unsigned outputs, padded; /* channels; to whole LANES */
+  unsigned task_rows, row_tasks, lane_tasks, lanes_per_task;
+  struct conv_term *terms;
+  float *bias, *addends; /* addends: 256 entries a residual */
+  int16_t *thresholds;
+  uint32_t *flips;
+  size_t scratch_bytes, weight_bytes;
+  /* Offsets into a thread's scratch. */
+  size_t rows_at, sums_at, box_at, pixels_at, slots_at, row_sums_at;
+};
+
+/* The kernel of k's family for `left` outputs: the widest that wastes nothing, or the narrowest. */
+const struct gemm_kernel *kernel_for_outputs(const struct gemm_kernel *k, unsigned left);
+
+/* weights.c: pack the weights of a planned term; 0 if out of memory. */
+int pack_weights(struct conv_term *t, unsigned outputs, unsigned padded);
+
+/* thresholds.c: find 16-bit thresholds where the epilogue allows them; 0 if out of memory. */
+int find_thresholds(struct conv *conv, const struct value *residual);
+
+#endif

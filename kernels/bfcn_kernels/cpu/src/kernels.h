@@ -1,0 +1,137 @@
+/* The contract between the convolution driver (conv.c) and the kernels.
+ *
+ * A convolution runs as an indirect matrix product. Rows of the source are first expanded into the
+ * form that the kernel reads; a kernel then computes an mr x nr tile of
+ *
+ *     sum[p][o] = sum over rows, columns, steps of weight(o) * activation(p)
+ *
+ * where pixel p finds kernel row r at pixels[r * row_stride + p], and the taps of one row lie
+ * column_bytes apart. An epilogue turns sums into codes. */
+#ifndef BFCN_KERNELS_H
+#define BFCN_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* What a step of each form reads. `passes` of 1 or 2 activation planes are summed with weights 4^i.
+ *   FORM_BITS  a word of 64 channels a plane; weights: 64-bit words
+ *   FORM_LUT6  the table of a pixel's 6 channels; weights: 6-bit indices into it
+ *   FORM_LUT4  the table of a pixel's 4 channels; weights: 4-bit indices into it
+ *   FORM_INT8  4 channels as bytes; weights: 4 int8 */
+enum form { FORM_BITS, FORM_LUT6, FORM_LUT4, FORM_INT8, FORMS };
+
+enum isa { ISA_PORTABLE, ISA_AVX2, ISA_AVX512, ISAS };
+
+struct gemm {
+  const uint8_t *const *pixels;
+  size_t row_stride;    /* pointers from one kernel row to the next */
+  size_t rows, columns; /* of the filter */
+  size_t column_bytes;
+  size_t steps;        /* a tap */
+  size_t first_byte;   /* of a pixel: where a group of channels begins */
+  const void *weights; /* [lane blocks][planes][rows][columns][steps][lanes of a step] */
+  size_t block_bytes;  /* from one block of lanes to the next */
+  size_t plane_bytes;
+  unsigned planes;   /* of weights */
+  unsigned shift;    /* sum << shift is written */
+  int accumulate;    /* added to what `sums` holds, or replacing it */
+  void *sums;        /* uint16 or int32, pixel p at sums + p * sum_stride */
+  size_t sum_stride; /* in elements */
+};
+
+typedef void gemm_function(const struct gemm *gemm);
+
+struct gemm_kernel {
+  const char *name;
+  enum isa isa;
+  enum form form;
+  unsigned pass_planes; /* activation planes a pass takes: 1 or 2; 0 for FORM_INT8 */
+  unsigned mr, nr;
+  unsigned lanes;       /* outputs a block of weights holds; nr is a multiple */
+  unsigned sum_bits;    /* 16 (unsigned) or 32 */
+  float macs_per_cycle; /* measured on long layers: what the planner compares */
+  gemm_function *run;
+};
+
+/* All kernels of kernels.inc that this build has, in its order. */
+extern const struct gemm_kernel bfcn_gemm_kernels[];
+extern const size_t bfcn_gemm_kernel_count;
+
+/* Bits per pixel planes -> a kernel's form. `codes` holds `pixels` x `planes` x `words` words. */
+struct expand {
+  const uint64_t *codes;
+  size_t pixels;
+  unsigned channels, planes, words;
+  unsigned pass_planes;
+  void *out;
+};
+
+/* Sums of one block of pixels -> the output. Channel vectors are padded to a multiple of 64. */
+struct epilogue_term {
+  const void *sums; /* uint16 or int32 [pixels][sum_stride] */
+  size_t sum_stride;
+  unsigned sum_bits;
+  int k; /* acc = k * sum + box_scale * box[p] + offset[c] */
+  int box_scale;
+  const int32_t *box;    /* [pixels]: sum of the codes under the filter; NULL if box_scale is 0 */
+  const int32_t *offset; /* [channels]: what a zero point leaves; NULL if none */
+  const float *scale;    /* A, or R_i */
+};
+
+struct epilogue_residual {
+  const void *codes; /* planes (bits <= 4) or bytes, from the block's first pixel */
+  unsigned bits;
+  const float *addend; /* f32(q - zp) * R by code: 2^bits entries */
+};
+
+struct epilogue {
+  size_t pixels;
+  unsigned first,
+      channels; /* this call writes channels [first, first + channels), first % 64 == 0 */
+  unsigned all_channels;
+  unsigned terms, residuals;
+  const struct epilogue_term *term;
+  const struct epilogue_residual *residual;
+  const float *bias; /* B */
+  unsigned bits;     /* of the output codes; 0 for scores */
+  void *out;         /* planes, bytes or floats, from the block's first pixel */
+  /* Thresholds on k * sum + box_scale * box in 16 bits, or NULL: [channels /
+   * 32][4^residual][j][32]: code >= j where (acc >= threshold) ^ flip. */
+  const int16_t *thresholds;
+  const uint32_t *flips; /* [channels / 32] */
+};
+
+/* What an instruction set offers besides its matrix kernels. */
+struct backend {
+  const char *name;
+  void (*expand[FORMS])(const struct expand *expand);
+  void (*epilogue)(const struct epilogue *epilogue);           /* through float32 */
+  void (*epilogue_threshold)(const struct epilogue *epilogue); /* 16-bit thresholds, bits 1..2 */
+  void (*unpack)(const uint64_t *planes, unsigned bits, unsigned words, size_t pixels,
+                 unsigned channels, uint8_t *codes);
+  void (*pack)(const uint8_t *codes, unsigned channels, size_t pixels, unsigned bits,
+               unsigned words, uint64_t *planes);
+  /* out[i] = lerp(a[i], b[i], l) */
+  void (*lerp)(const float *a, const float *b, float l, size_t count, float *out);
+  /* out[c][x] = lerp(row[x0[x]][c], row[x1[x]][c], l[x]); row is [][channels], out [][width] */
+  void (*lerp_columns)(const float *row, unsigned channels, const int32_t *x0, const int32_t *x1,
+                       const float *l, size_t width, float *out);
+  /* labels[x] = the first largest c of lerp(top[c][x], bottom[c][x], l) */
+  void (*argmax_row)(const float *top, const float *bottom, float l, unsigned channels,
+                     size_t width, float *best, uint8_t *labels);
+};
+
+extern const struct backend bfcn_backend_portable, bfcn_backend_avx2, bfcn_backend_avx512;
+
+/* Partial sums by index, shared by the LUT kernels; filled once by bfcn_tables_init().
+ *   lut6[plane][v][e] = popcount(v & e) << plane          e: 6 weight bits, v: 6 activation bits
+ *   lut4[v1 << 4 | v0][e] = popcount(v0 & e) + 2 * popcount(v1 & e) */
+extern _Alignas(64) uint8_t bfcn_lut6[2][64][64];
+extern _Alignas(64) uint8_t bfcn_lut4[256][16];
+void bfcn_tables_init(void);
+
+/* The best instruction set that the CPU has and this build holds. */
+enum isa bfcn_best_isa(void);
+const struct backend *bfcn_backend(enum isa isa);
+
+#endif

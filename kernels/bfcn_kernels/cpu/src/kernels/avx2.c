@@ -1,0 +1,334 @@
+/* AVX2: shuffles that look 32 outputs up in a table of 4 channels, and 8-bit products. */
+#if defined(__x86_64__)
+
+#include "../kernels.h"
+#include "target.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+TARGET_BEGIN(AVX2_FEATURES)
+#include "rows.h"
+
+/* Most lookups that a byte can sum: 4 channels of 3 give 12, 4 channels of 1 give 4. */
+enum { RUN_A1 = 63, RUN_A2 = 21 };
+
+static inline void add_to(uint16_t *sums, __m256i v, const struct gemm *g) {
+  v = _mm256_sll_epi16(v, _mm_cvtsi32_si128((int)g->shift));
+  if (g->accumulate) v = _mm256_add_epi16(v, _mm256_loadu_si256((const __m256i *)sums));
+  _mm256_storeu_si256((__m256i *)sums, v);
+}
+
+/* p pixels x nv vectors of 32 outputs. Bytes are summed for at most `run` lookups, then widened. */
+TILE lut4_tile(const struct gemm *g, const int p, const int nv, const size_t run) {
+  const size_t runs = (g->steps + run - 1) / run, even = (g->steps + runs - 1) / runs;
+  __m256i total[4], high[4];
+  UNROLLED
+    for (int i = 0; i < p * nv; i++) total[i] = high[i] = _mm256_setzero_si256();
+  for (unsigned plane = g->planes; plane-- > 0;) {
+    const uint8_t *w = (const uint8_t *)g->weights + plane * g->plane_bytes;
+    UNROLLED
+      for (int i = 0; i < p * nv; i++) {
+        total[i] = _mm256_add_epi16(total[i], total[i]);
+        high[i] = _mm256_add_epi16(high[i], high[i]);
+      }
+    for (size_t row = 0; row < g->rows; row++) {
+      const uint8_t *const *pixels = g->pixels + row * g->row_stride;
+      for (size_t column = 0; column < g->columns; column++) {
+        const uint16_t *x[4];
+        UNROLLED
+          for (int i = 0; i < p; i++)
+            x[i] = (const uint16_t *)(pixels[i] + g->first_byte + column * g->column_bytes);
+        for (size_t done = 0; done < g->steps;) {
+          const size_t stop = g->steps - done > even ? done + even : g->steps;
+          __m256i bytes[4];
+          UNROLLED
+            for (int i = 0; i < p * nv; i++) bytes[i] = _mm256_setzero_si256();
+          ROLLED for (; done < stop; done++, w += 32) {
+            __m256i index[2];
+            UNROLLED
+              for (int n = 0; n < nv; n++)
+                index[n] = _mm256_load_si256((const __m256i *)(w + (size_t)n * g->block_bytes));
+            UNROLLED
+              for (int i = 0; i < p; i++) {
+                const __m256i table = _mm256_broadcastsi128_si256(
+                    _mm_load_si128((const __m128i *)(bfcn_lut4[0] + x[i][done])));
+                UNROLLED
+                  for (int n = 0; n < nv; n++)
+                    bytes[i * nv + n] =
+                        _mm256_add_epi8(bytes[i * nv + n], _mm256_shuffle_epi8(table, index[n]));
+              }
+          }
+          UNROLLED
+            for (int i = 0; i < p * nv; i++) {
+              total[i] = _mm256_add_epi16(total[i], bytes[i]);
+              high[i] = _mm256_add_epi16(high[i], _mm256_srli_epi16(bytes[i], 8));
+            }
+        }
+      }
+    }
+  }
+  UNROLLED
+    for (int i = 0; i < p; i++)
+      UNROLLED
+        for (int n = 0; n < nv; n++) {
+          uint16_t *sums = (uint16_t *)g->sums + (size_t)i * g->sum_stride + n * 32;
+          const __m256i odd = high[i * nv + n];
+          add_to(sums, _mm256_sub_epi16(total[i * nv + n], _mm256_slli_epi16(odd, 8)), g);
+          add_to(sums + 16, odd, g);
+        }
+}
+
+void lut4_gemm_a1_2x64__avx2(const struct gemm *g) {
+  lut4_tile(g, 2, 2, RUN_A1);
+}
+void lut4_gemm_a2_2x64__avx2(const struct gemm *g) {
+  lut4_tile(g, 2, 2, RUN_A2);
+}
+void lut4_gemm_a1_4x32__avx2(const struct gemm *g) {
+  lut4_tile(g, 4, 1, RUN_A1);
+}
+void lut4_gemm_a2_4x32__avx2(const struct gemm *g) {
+  lut4_tile(g, 4, 1, RUN_A2);
+}
+
+/* p pixels x 16 outputs x 4 channels: bytes are widened, since 255 * 127 * 2 would pass 16 bits. */
+TILE int8_tile(const struct gemm *g, const int p) {
+  __m256i total[8];
+  UNROLLED
+    for (int i = 0; i < 2 * p; i++) total[i] = _mm256_setzero_si256();
+  for (unsigned plane = g->planes; plane-- > 0;) {
+    const uint8_t *w = (const uint8_t *)g->weights + plane * g->plane_bytes;
+    UNROLLED
+      for (int i = 0; i < 2 * p; i++) total[i] = _mm256_add_epi32(total[i], total[i]);
+    for (size_t row = 0; row < g->rows; row++) {
+      const uint8_t *const *pixels = g->pixels + row * g->row_stride;
+      for (size_t column = 0; column < g->columns; column++) {
+        const size_t at = g->first_byte + column * g->column_bytes;
+        for (size_t step = 0; step < g->steps; step++, w += 64) {
+          /* Even and odd bytes of each output's 4 weights, as 16-bit lanes. */
+          __m256i even[2], odd[2];
+          UNROLLED
+            for (int n = 0; n < 2; n++) {
+              const __m256i four = _mm256_load_si256((const __m256i *)(w + 32 * n));
+              even[n] = _mm256_srai_epi16(_mm256_slli_epi16(four, 8), 8);
+              odd[n] = _mm256_srai_epi16(four, 8);
+            }
+          UNROLLED
+            for (int i = 0; i < p; i++) {
+              int32_t four;
+              memcpy(&four, pixels[i] + at + 4 * step, 4);
+              const __m256i x = _mm256_set1_epi32(four);
+              const __m256i x_even = _mm256_and_si256(x, _mm256_set1_epi16(255));
+              const __m256i x_odd = _mm256_srli_epi16(x, 8);
+              UNROLLED
+                for (int n = 0; n < 2; n++) {
+                  const __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(x_even, even[n]),
+                                                       _mm256_madd_epi16(x_odd, odd[n]));
+                  total[2 * i + n] = _mm256_add_epi32(total[2 * i + n], sum);
+                }
+            }
+        }
+      }
+    }
+  }
+  UNROLLED
+    for (int i = 0; i < 2 * p; i++) {
+      int32_t *sums = (int32_t *)g->sums + (size_t)(i / 2) * g->sum_stride + i % 2 * 8;
+      __m256i v = _mm256_sll_epi32(total[i], _mm_cvtsi32_si128((int)g->shift));
+      if (g->accumulate) v = _mm256_add_epi32(v, _mm256_loadu_si256((const __m256i *)sums));
+      _mm256_storeu_si256((__m256i *)sums, v);
+    }
+}
+
+void int8_gemm_4x16__avx2(const struct gemm *g) {
+  int8_tile(g, 4);
+}
+
+static inline __m128i bytes_of(uint64_t word) {
+  return _mm_cvtsi64_si128((long long)word);
+}
+
+/* u16 offsets of tables (field * 16), field = 4 bits of the low plane, 4 of the high. */
+static void expand_lut4(const struct expand *e) {
+  const size_t steps = (e->channels + 3) / 4;
+  const __m128i nibble = _mm_set1_epi8(15);
+  uint16_t *out = e->out;
+  const uint64_t *codes = e->codes;
+  for (size_t p = 0; p < e->pixels; p++, codes += e->planes * e->words)
+    for (unsigned b = 0; b < e->planes; b += e->pass_planes, out += steps) {
+      const int pair = e->pass_planes == 2 && b + 1 < e->planes;
+      for (size_t i = 0; i < e->words; i++) {
+        const __m128i v0 = bytes_of(codes[b * e->words + i]);
+        const __m128i v1 = bytes_of(pair ? codes[(b + 1) * e->words + i] : 0);
+        const __m128i even =
+            _mm_or_si128(_mm_and_si128(v0, nibble), _mm_slli_epi16(_mm_and_si128(v1, nibble), 4));
+        const __m128i odd = _mm_or_si128(_mm_and_si128(_mm_srli_epi16(v0, 4), nibble),
+                                         _mm_andnot_si128(nibble, v1));
+        uint16_t offsets[16];
+        _mm256_storeu_si256(
+            (__m256i *)offsets,
+            _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_unpacklo_epi8(even, odd)), 4));
+        memcpy(out + 16 * i, offsets, 2 * (steps - 16 * i < 16 ? steps - 16 * i : 16));
+      }
+    }
+}
+
+/* Bytes 1 << bit where the word's bits are set. */
+static inline __m256i spread(uint32_t bits, int value) {
+  const __m256i which =
+      _mm256_set_epi64x(0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0);
+  const __m256i select = _mm256_set1_epi64x((long long)0x8040201008040201);
+  const __m256i bytes =
+      _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), which), select);
+  return _mm256_and_si256(_mm256_cmpeq_epi8(bytes, select), _mm256_set1_epi8((char)value));
+}
+
+static void unpack(const uint64_t *planes, unsigned bits, unsigned words, size_t pixels,
+                   unsigned channels, uint8_t *codes) {
+  for (size_t p = 0; p < pixels; p++, planes += bits * words, codes += channels)
+    for (unsigned c = 0; c < channels; c += 32) {
+      __m256i v = _mm256_setzero_si256();
+      for (unsigned b = 0; b < bits; b++)
+        v = _mm256_or_si256(v, spread((uint32_t)(planes[b * words + c / 64] >> c % 64), 1 << b));
+      uint8_t bytes[32];
+      const unsigned left = channels - c;
+      _mm256_storeu_si256((__m256i *)(left < 32 ? bytes : codes + c), v);
+      if (left < 32) memcpy(codes + c, bytes, left);
+    }
+}
+
+static void pack(const uint8_t *codes, unsigned channels, size_t pixels, unsigned bits,
+                 unsigned words, uint64_t *planes) {
+  for (size_t p = 0; p < pixels; p++, planes += bits * words, codes += channels) {
+    memset(planes, 0, 8ul * bits * words);
+    for (unsigned c = 0; c < channels; c += 32) {
+      uint8_t bytes[32] = {0};
+      const unsigned left = channels - c;
+      if (left < 32) memcpy(bytes, codes + c, left);
+      const __m256i v = _mm256_loadu_si256((const __m256i *)(left < 32 ? bytes : codes + c));
+      for (unsigned b = 0; b < bits; b++)
+        planes[b * words + c / 64] |=
+            (uint64_t)(uint32_t)_mm256_movemask_epi8(_mm256_slli_epi16(v, 7 - (int)b)) << c % 64;
+    }
+  }
+}
+
+static void expand_int8(const struct expand *e) {
+  unpack(e->codes, e->planes, e->words, e->pixels, e->channels, e->out);
+}
+
+static void expand_bits(const struct expand *e) {
+  bfcn_backend_portable.expand[FORM_BITS](e);
+}
+
+static void epilogue(const struct epilogue *e) {
+  bfcn_backend_portable.epilogue(e);
+}
+
+/* Bits where acc >= threshold, of 32 16-bit lanes. */
+static inline uint32_t reached(const __m256i acc[2], const __m256i threshold[2]) {
+  const __m256i less0 = _mm256_cmpgt_epi16(threshold[0], acc[0]);
+  const __m256i less1 = _mm256_cmpgt_epi16(threshold[1], acc[1]);
+  const __m256i less = _mm256_permute4x64_epi64(_mm256_packs_epi16(less0, less1), 0xd8);
+  return ~(uint32_t)_mm256_movemask_epi8(less);
+}
+
+/* 16 lanes of all ones where the bits are set. */
+static inline __m256i lanes(uint32_t bits) {
+  const __m256i select = _mm256_set_epi16(-32768, 16384, 8192, 4096, 2048, 1024, 512, 256, 128, 64,
+                                          32, 16, 8, 4, 2, 1);
+  return _mm256_cmpeq_epi16(_mm256_and_si256(_mm256_set1_epi16((short)bits), select), select);
+}
+
+/* Half h of the threshold of step j for each lane's residual code. */
+static inline __m256i threshold_of(const int16_t *t, int codes, int steps, int j, int h, __m256i r0,
+                                   __m256i r1) {
+#define THRESHOLD(code) _mm256_load_si256((const __m256i *)(t + ((code) * steps + j) * 32 + 16 * h))
+  __m256i chosen = THRESHOLD(0);
+  if (codes > 1) chosen = _mm256_blendv_epi8(chosen, THRESHOLD(1), r0);
+  if (codes > 2)
+    chosen = _mm256_blendv_epi8(chosen, _mm256_blendv_epi8(THRESHOLD(2), THRESHOLD(3), r0), r1);
+  return chosen;
+#undef THRESHOLD
+}
+
+TILE threshold_block(const struct epilogue *e, unsigned c, const int residual_bits,
+                     const int bits) {
+  const struct epilogue_term *term = &e->term[0];
+  const int steps = bits == 2 ? 3 : 1, codes = 1 << residual_bits;
+  const size_t plane = (e->all_channels + 63) / 64 * 8;
+  const unsigned block = (e->first + c) / 32;
+  const int16_t *thresholds = e->thresholds + block * (size_t)(steps * codes) * 32;
+  const uint8_t *residual =
+      residual_bits ? (const uint8_t *)e->residual[0].codes + 4ul * block : NULL;
+  uint8_t *out = (uint8_t *)e->out + 4ul * block;
+  const uint16_t *sums = (const uint16_t *)term->sums + c;
+  for (size_t p = 0; p < e->pixels; p++, sums += term->sum_stride, out += (unsigned)bits * plane) {
+    const __m256i box = _mm256_set1_epi16((short)(term->box_scale * term->box[p]));
+    __m256i acc[2], r0[2] = {box, box}, r1[2] = {box, box};
+    uint32_t bits0 = 0, bits1 = 0;
+    if (residual_bits) memcpy(&bits0, residual + p * (size_t)residual_bits * plane, 4);
+    if (residual_bits == 2) memcpy(&bits1, residual + (p * 2 + 1) * plane, 4);
+    UNROLLED
+      for (int h = 0; h < 2; h++) {
+        acc[h] = _mm256_loadu_si256((const __m256i *)(sums + 16 * h));
+        if (term->k == 2) acc[h] = _mm256_add_epi16(acc[h], acc[h]);
+        acc[h] = _mm256_add_epi16(acc[h], box);
+        if (residual_bits) r0[h] = lanes(bits0 >> 16 * h);
+        if (residual_bits == 2) r1[h] = lanes(bits1 >> 16 * h);
+      }
+    uint32_t at_least[3];
+    UNROLLED
+      for (int j = 0; j < steps; j++) {
+        const __m256i t[2] = {threshold_of(thresholds, codes, steps, j, 0, r0[0], r1[0]),
+                              threshold_of(thresholds, codes, steps, j, 1, r0[1], r1[1])};
+        at_least[j] = reached(acc, t) ^ e->flips[block];
+      }
+    uint32_t low = at_least[0];
+    if (bits == 2) {
+      low = (at_least[0] & ~at_least[1]) | at_least[2];
+      memcpy(out + plane, &at_least[1], 4);
+    }
+    memcpy(out, &low, 4);
+  }
+}
+
+static void epilogue_threshold(const struct epilogue *e) {
+  const unsigned residual_bits = e->residuals ? e->residual[0].bits : 0;
+  const unsigned end = (e->channels + 63) / 64 * 64;
+  for (unsigned c = 0; c < end; c += 32) switch (residual_bits * 4 + e->bits) {
+    case 1:
+      threshold_block(e, c, 0, 1);
+      break;
+    case 2:
+      threshold_block(e, c, 0, 2);
+      break;
+    case 5:
+      threshold_block(e, c, 1, 1);
+      break;
+    case 6:
+      threshold_block(e, c, 1, 2);
+      break;
+    case 9:
+      threshold_block(e, c, 2, 1);
+      break;
+    default:
+      threshold_block(e, c, 2, 2);
+    }
+}
+
+const struct backend bfcn_backend_avx2 = {
+    .name = "avx2",
+    .expand = {[FORM_BITS] = expand_bits, [FORM_LUT4] = expand_lut4, [FORM_INT8] = expand_int8},
+    .epilogue = epilogue,
+    .epilogue_threshold = epilogue_threshold,
+    .unpack = unpack,
+    .pack = pack,
+    .lerp = lerp,
+    .lerp_columns = lerp_columns,
+    .argmax_row = argmax_row,
+};
+
+TARGET_END
+#endif

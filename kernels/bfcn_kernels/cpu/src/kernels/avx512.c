@@ -1,0 +1,274 @@
+/* AVX-512 around the matrix kernels: expansion of planes, epilogues, packing. */
+#if defined(__x86_64__)
+
+#include "../kernels.h"
+#include "target.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+TARGET_BEGIN(AVX512_FEATURES)
+#include "rows.h"
+
+static inline __mmask64 low_bits(size_t count) {
+  return count < 64 ? (1ull << count) - 1 : ~0ull;
+}
+
+/* 64 fields of 6 bits from 48 bytes: each qword takes 6 bytes, then 8 unaligned fields of them. */
+static inline __m512i six_bit_fields(const uint8_t *bytes, size_t left) {
+  const __m512i spread = _mm512_set_epi8(
+      49, 48, 47, 46, 45, 44, 43, 42, 43, 42, 41, 40, 39, 38, 37, 36, 37, 36, 35, 34, 33, 32, 31,
+      30, 31, 30, 29, 28, 27, 26, 25, 24, 25, 24, 23, 22, 21, 20, 19, 18, 19, 18, 17, 16, 15, 14,
+      13, 12, 13, 12, 11, 10, 9, 8, 7, 6, 7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i shifts = _mm512_set1_epi64(0x2a241e18120c0600);
+  const __m512i loaded = _mm512_maskz_loadu_epi8(low_bits(left), bytes);
+  const __m512i fields =
+      _mm512_multishift_epi64_epi8(shifts, _mm512_permutexvar_epi8(spread, loaded));
+  return _mm512_and_si512(fields, _mm512_set1_epi8(63));
+}
+
+/* One pass: u16 offsets of table rows (field * 64), of one plane or of two side by side. */
+static inline void expand_lut6_pass(const uint8_t *low, const uint8_t *high, size_t bytes,
+                                    size_t steps, int pair, uint16_t *out) {
+  for (size_t step = 0, at = 0; step < steps; step += 64, at += 48) {
+    const size_t left = steps - step;
+    const __m512i f0 = six_bit_fields(low + at, bytes - at);
+    const __m512i f1 = high ? six_bit_fields(high + at, bytes - at) : _mm512_setzero_si512();
+    UNROLLED
+      for (int q = 0; q < 4; q++) {
+        if (left <= (size_t)q * 16) break;
+        const __mmask16 some =
+            (__mmask16)low_bits(left - (size_t)q * 16 < 16 ? left - (size_t)q * 16 : 16);
+        uint8_t bytes0[64], bytes1[64];
+        _mm512_storeu_si512(bytes0, f0);
+        _mm512_storeu_si512(bytes1, f1);
+        __m512i v0 = _mm512_slli_epi32(
+            _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(bytes0 + q * 16))), 6);
+        __m512i v1 = _mm512_slli_epi32(
+            _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(bytes1 + q * 16))), 22);
+        if (pair)
+          _mm512_mask_storeu_epi32(out + (step + (size_t)q * 16) * 2, some,
+                                   _mm512_or_si512(v0, v1));
+        else
+          _mm512_mask_cvtepi32_storeu_epi16(out + step + (size_t)q * 16, some, v0);
+      }
+  }
+}
+
+static void expand_lut6(const struct expand *e) {
+  const size_t steps = (e->channels + 5) / 6, plane = 8ul * e->words;
+  const uint8_t *codes = (const uint8_t *)e->codes;
+  uint16_t *out = e->out;
+  for (size_t p = 0; p < e->pixels; p++, codes += e->planes * plane)
+    for (unsigned b = 0; b < e->planes; b += e->pass_planes, out += steps * e->pass_planes) {
+      const uint8_t *high =
+          e->pass_planes == 2 && b + 1 < e->planes ? codes + (b + 1) * plane : NULL;
+      expand_lut6_pass(codes + b * plane, high, plane, steps, e->pass_planes == 2, out);
+    }
+}
+
+static void unpack(const uint64_t *planes, unsigned bits, unsigned words, size_t pixels,
+                   unsigned channels, uint8_t *codes) {
+  for (size_t p = 0; p < pixels; p++, planes += bits * words, codes += channels)
+    for (unsigned i = 0; i < words; i++) {
+      __m512i v = _mm512_maskz_set1_epi8(planes[i], 1);
+      for (unsigned b = 1; b < bits; b++)
+        v = _mm512_mask_add_epi8(v, planes[b * words + i], v, _mm512_set1_epi8((char)(1 << b)));
+      _mm512_mask_storeu_epi8(codes + 64 * i, low_bits(channels - 64 * i), v);
+    }
+}
+
+static void pack(const uint8_t *codes, unsigned channels, size_t pixels, unsigned bits,
+                 unsigned words, uint64_t *planes) {
+  for (size_t p = 0; p < pixels; p++, planes += bits * words, codes += channels)
+    for (unsigned i = 0; i < words; i++) {
+      const __m512i v = _mm512_maskz_loadu_epi8(low_bits(channels - 64 * i), codes + 64 * i);
+      for (unsigned b = 0; b < bits; b++)
+        planes[b * words + i] = _mm512_test_epi8_mask(v, _mm512_set1_epi8((char)(1 << b)));
+    }
+}
+
+static void expand_int8(const struct expand *e) {
+  unpack(e->codes, e->planes, e->words, e->pixels, e->channels, e->out);
+}
+
+/* 16 sums of pixel p from column c (of this call), as accumulators. */
+static inline __m512 term_product(const struct epilogue_term *t, const struct epilogue *e, size_t p,
+                                  unsigned c) {
+  const size_t at = p * t->sum_stride + c;
+  __m512i acc = t->sum_bits == 16 ? _mm512_cvtepu16_epi32(_mm256_loadu_si256(
+                                        (const __m256i *)((const uint16_t *)t->sums + at)))
+                                  : _mm512_loadu_si512((const int32_t *)t->sums + at);
+  if (t->k == 2) acc = _mm512_add_epi32(acc, acc);
+  if (t->box_scale)
+    acc = _mm512_add_epi32(
+        acc, _mm512_set1_epi32((int32_t)((uint32_t)t->box_scale * (uint32_t)t->box[p])));
+  if (t->offset) acc = _mm512_add_epi32(acc, _mm512_loadu_si512(t->offset + e->first + c));
+  return _mm512_mul_ps(_mm512_cvtepi32_ps(acc), _mm512_loadu_ps(t->scale + e->first + c));
+}
+
+static inline __m512 residual_addend(const struct epilogue_residual *r, const struct epilogue *e,
+                                     size_t p, unsigned channel, __mmask16 some) {
+  if (r->bits > 4) {
+    const uint8_t *codes = (const uint8_t *)r->codes + p * e->all_channels + channel;
+    const __m512i code = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(some, codes));
+    return _mm512_i32gather_ps(code, r->addend, 4);
+  }
+  const size_t plane = (e->all_channels + 63) / 64 * 8;
+  const uint8_t *planes = (const uint8_t *)r->codes + p * r->bits * plane + channel / 8;
+  __m512i code = _mm512_setzero_si512();
+  for (unsigned b = 0; b < r->bits; b++) {
+    uint16_t mask;
+    memcpy(&mask, planes + b * plane, 2);
+    code = _mm512_mask_or_epi32(code, mask, code, _mm512_set1_epi32(1 << b));
+  }
+  return _mm512_permutexvar_ps(code, _mm512_loadu_ps(r->addend));
+}
+
+static inline __m512 pre_activation(const struct epilogue *e, size_t p, unsigned c,
+                                    __mmask16 some) {
+  __m512 t =
+      _mm512_add_ps(term_product(&e->term[0], e, p, c), _mm512_loadu_ps(e->bias + e->first + c));
+  for (unsigned i = 1; i < e->terms; i++) t = _mm512_add_ps(t, term_product(&e->term[i], e, p, c));
+  for (unsigned i = 0; i < e->residuals; i++)
+    t = _mm512_add_ps(t, residual_addend(&e->residual[i], e, p, e->first + c, some));
+  return t;
+}
+
+/* clip(floor(t + 0.5), 0, top): truncation of what is not negative. */
+static inline __m512i to_codes(__m512 t, unsigned bits) {
+  const __m512 u = _mm512_add_ps(t, _mm512_set1_ps(0.5f));
+  const __m512 top = _mm512_set1_ps((float)((1u << bits) - 1));
+  return _mm512_cvttps_epi32(_mm512_min_ps(_mm512_max_ps(u, _mm512_setzero_ps()), top));
+}
+
+static void store_planes(const struct epilogue *e, size_t p) {
+  const size_t words = (e->all_channels + 63) / 64;
+  uint64_t *out = (uint64_t *)e->out + p * e->bits * words + e->first / 64;
+  for (unsigned c = 0; c < e->channels; c += 64) {
+    uint64_t planes[4] = {0};
+    for (unsigned q = 0; q < 64; q += 16) {
+      const __m512i code = to_codes(pre_activation(e, p, c + q, 0xffff), e->bits);
+      for (unsigned b = 0; b < e->bits; b++)
+        planes[b] |= (uint64_t)_mm512_test_epi32_mask(code, _mm512_set1_epi32(1 << b)) << q;
+    }
+    const uint64_t inside = low_bits(e->channels - c);
+    for (unsigned b = 0; b < e->bits; b++) out[b * words + c / 64] = planes[b] & inside;
+  }
+}
+
+static void epilogue(const struct epilogue *e) {
+  for (size_t p = 0; p < e->pixels; p++) {
+    if (e->bits && e->bits <= 4) {
+      store_planes(e, p);
+      continue;
+    }
+    const size_t at = p * e->all_channels + e->first;
+    for (unsigned c = 0; c < e->channels; c += 16) {
+      const unsigned left = e->channels - c;
+      const __mmask16 some = (__mmask16)low_bits(left < 16 ? left : 16);
+      const __m512 t = pre_activation(e, p, c, some);
+      if (e->bits == 0)
+        _mm512_mask_storeu_ps((float *)e->out + at + c, some, t);
+      else
+        _mm512_mask_cvtepi32_storeu_epi8((uint8_t *)e->out + at + c, some, to_codes(t, e->bits));
+    }
+  }
+}
+
+/* The threshold of step j for each lane's residual code. */
+static inline __m512i threshold_of(const __m512i *thresholds, int residual_bits, int steps, int j,
+                                   __mmask32 r0, __mmask32 r1) {
+  const __m512i t0 = thresholds[j];
+  if (residual_bits == 0) return t0;
+  const __m512i low = _mm512_mask_mov_epi16(t0, r0, thresholds[steps + j]);
+  if (residual_bits == 1) return low;
+  const __m512i high =
+      _mm512_mask_mov_epi16(thresholds[2 * steps + j], r0, thresholds[3 * steps + j]);
+  return _mm512_mask_mov_epi16(low, r1, high);
+}
+
+/* 32 channels of every pixel: thresholds stay in registers, comparisons give plane bits. */
+TILE threshold_block(const struct epilogue *e, unsigned c, const int residual_bits,
+                     const int bits) {
+  const struct epilogue_term *term = &e->term[0];
+  const int steps = bits == 2 ? 3 : 1, codes = 1 << residual_bits;
+  const size_t plane = (e->all_channels + 63) / 64 * 8;
+  const unsigned block = (e->first + c) / 32;
+  const uint32_t flip = e->flips[block];
+  __m512i thresholds[12];
+  UNROLLED
+    for (int i = 0; i < steps * codes; i++)
+      thresholds[i] = _mm512_load_si512(e->thresholds +
+                                        (block * (unsigned)(steps * codes) + (unsigned)i) * 32ul);
+  const uint8_t *residual =
+      residual_bits ? (const uint8_t *)e->residual[0].codes + 4ul * block : NULL;
+  uint8_t *out = (uint8_t *)e->out + 4ul * block;
+  const uint16_t *sums = (const uint16_t *)term->sums + c;
+  for (size_t p = 0; p < e->pixels; p++, sums += term->sum_stride, out += (unsigned)bits * plane) {
+    __m512i acc = _mm512_loadu_si512(sums);
+    if (term->k == 2) acc = _mm512_add_epi16(acc, acc);
+    acc = _mm512_add_epi16(acc, _mm512_set1_epi16((short)(term->box_scale * term->box[p])));
+    uint32_t r0 = 0, r1 = 0;
+    if (residual_bits) {
+      memcpy(&r0, residual, 4);
+      if (residual_bits == 2) memcpy(&r1, residual + plane, 4);
+      residual += (unsigned)residual_bits * plane;
+    }
+    uint32_t reached[3];
+    UNROLLED
+      for (int j = 0; j < steps; j++)
+        reached[j] = _mm512_cmpge_epi16_mask(
+                         acc, threshold_of(thresholds, residual_bits, steps, j, r0, r1)) ^
+                     flip;
+    uint32_t low = reached[0];
+    if (bits == 2) {
+      low = (reached[0] & ~reached[1]) | reached[2];
+      memcpy(out + plane, &reached[1], 4);
+    }
+    memcpy(out, &low, 4);
+  }
+}
+
+static void epilogue_threshold(const struct epilogue *e) {
+  const unsigned residual_bits = e->residuals ? e->residual[0].bits : 0;
+  const unsigned end = (e->channels + 63) / 64 * 64;
+  for (unsigned c = 0; c < end; c += 32) switch (residual_bits * 4 + e->bits) {
+    case 1:
+      threshold_block(e, c, 0, 1);
+      break;
+    case 2:
+      threshold_block(e, c, 0, 2);
+      break;
+    case 5:
+      threshold_block(e, c, 1, 1);
+      break;
+    case 6:
+      threshold_block(e, c, 1, 2);
+      break;
+    case 9:
+      threshold_block(e, c, 2, 1);
+      break;
+    default:
+      threshold_block(e, c, 2, 2);
+    }
+}
+
+static void expand_bits(const struct expand *e) {
+  bfcn_backend_portable.expand[FORM_BITS](e);
+}
+
+const struct backend bfcn_backend_avx512 = {
+    .name = "avx512",
+    .expand = {[FORM_BITS] = expand_bits, [FORM_LUT6] = expand_lut6, [FORM_INT8] = expand_int8},
+    .epilogue = epilogue,
+    .epilogue_threshold = epilogue_threshold,
+    .unpack = unpack,
+    .pack = pack,
+    .lerp = lerp,
+    .lerp_columns = lerp_columns,
+    .argmax_row = argmax_row,
+};
+
+TARGET_END
+#endif

@@ -1,0 +1,243 @@
+/* Matrix kernels for AVX-512 with VBMI, VNNI and VPOPCNTDQ. The comments count 512-bit operations
+ * on Zen 4: two a cycle, but one lookup, load, popcount or dot product. */
+#if defined(__x86_64__)
+
+#include "../kernels.h"
+#include "target.h"
+
+#include <immintrin.h>
+
+TARGET_BEGIN(AVX512_FEATURES)
+
+/* Most lookups that a byte can sum: 6 channels of 3 give 18, 6 channels of 1 give 6. */
+enum { RUN_A1 = 42, RUN_A2 = 14 };
+
+/* Split sums of u16 lanes (byte 2i + 256 * byte 2i+1, carried) into the two outputs of each lane
+ * and write one pixel's 64. total counts whole lanes modulo 2^16, high their upper bytes. */
+static inline void store_lut_sums(const struct gemm *g, uint16_t *sums, __m512i total,
+                                  __m512i high) {
+  __m512i even = _mm512_sub_epi16(total, _mm512_slli_epi16(high, 8));
+  __m512i odd = high;
+  even = _mm512_sll_epi16(even, _mm_cvtsi32_si128((int)g->shift));
+  odd = _mm512_sll_epi16(odd, _mm_cvtsi32_si128((int)g->shift));
+  if (g->accumulate) {
+    even = _mm512_add_epi16(even, _mm512_loadu_si512(sums));
+    odd = _mm512_add_epi16(odd, _mm512_loadu_si512(sums + 32));
+  }
+  _mm512_storeu_si512(sums, even);
+  _mm512_storeu_si512(sums + 32, odd);
+}
+
+/* The table of 6 channels: two loads and an addition serve nv lookups, so nothing is stored. */
+static inline __m512i lut6_table_a2(const uint16_t *offsets) {
+  uint32_t both;
+  __builtin_memcpy(&both, offsets, 4);
+  return _mm512_add_epi8(_mm512_load_si512(bfcn_lut6[0][0] + (uint16_t)both),
+                         _mm512_load_si512(bfcn_lut6[1][0] + (both >> 16)));
+}
+
+static inline __m512i lut6_table_a1(const uint16_t *offsets) {
+  return _mm512_load_si512(bfcn_lut6[0][0] + *offsets);
+}
+
+/* p pixels x nv vectors of 64 outputs. Bytes are summed for at most `run` lookups, then widened;
+ * runs are of even length. */
+TILE lut6_tile(const struct gemm *g, const int p, const int nv, const int a2) {
+  const size_t run = a2 ? RUN_A2 : RUN_A1;
+  const size_t runs = (g->steps + run - 1) / run;
+  const size_t even = (g->steps + runs - 1) / runs;
+  __m512i total[8], high[8];
+  UNROLLED
+    for (int i = 0; i < p * nv; i++) total[i] = high[i] = _mm512_setzero_si512();
+  for (unsigned plane = g->planes; plane-- > 0;) {
+    const uint8_t *w = (const uint8_t *)g->weights + plane * g->plane_bytes;
+    UNROLLED
+      for (int i = 0; i < p * nv; i++) {
+        total[i] = _mm512_add_epi16(total[i], total[i]);
+        high[i] = _mm512_add_epi16(high[i], high[i]);
+      }
+    for (size_t row = 0; row < g->rows; row++) {
+      const uint8_t *const *pixels = g->pixels + row * g->row_stride;
+      for (size_t column = 0; column < g->columns; column++) {
+        const uint16_t *x[8];
+        UNROLLED
+          for (int i = 0; i < p; i++)
+            x[i] = (const uint16_t *)(pixels[i] + g->first_byte + column * g->column_bytes);
+        for (size_t done = 0; done < g->steps;) {
+          const size_t stop = g->steps - done > even ? done + even : g->steps;
+          __m512i bytes[8];
+          UNROLLED
+            for (int i = 0; i < p * nv; i++) bytes[i] = _mm512_setzero_si512();
+          ROLLED for (; done < stop; done++) {
+            __m512i index[4];
+            UNROLLED
+              for (int n = 0; n < nv; n++)
+                index[n] = _mm512_load_si512(w + (size_t)n * g->block_bytes);
+            w += 64;
+            UNROLLED
+              for (int i = 0; i < p; i++) {
+                __m512i table = a2 ? lut6_table_a2(x[i] + done * 2) : lut6_table_a1(x[i] + done);
+                UNROLLED
+                  for (int n = 0; n < nv; n++) {
+                    __m512i looked = _mm512_permutexvar_epi8(index[n], table);
+                    bytes[i * nv + n] = _mm512_add_epi8(bytes[i * nv + n], looked);
+                  }
+              }
+          }
+          UNROLLED
+            for (int i = 0; i < p * nv; i++) {
+              total[i] = _mm512_add_epi16(total[i], bytes[i]);
+              high[i] = _mm512_add_epi16(high[i], _mm512_srli_epi16(bytes[i], 8));
+            }
+        }
+      }
+    }
+  }
+  UNROLLED
+    for (int i = 0; i < p; i++)
+      UNROLLED
+        for (int n = 0; n < nv; n++)
+          store_lut_sums(g, (uint16_t *)g->sums + (size_t)i * g->sum_stride + n * 64,
+                         total[i * nv + n], high[i * nv + n]);
+}
+
+void lut6_gemm_a1_8x64__avx512(const struct gemm *g) {
+  lut6_tile(g, 8, 1, 0);
+}
+void lut6_gemm_a1_4x128__avx512(const struct gemm *g) {
+  lut6_tile(g, 4, 2, 0);
+}
+void lut6_gemm_a2_8x64__avx512(const struct gemm *g) {
+  lut6_tile(g, 8, 1, 1);
+}
+void lut6_gemm_a2_4x128__avx512(const struct gemm *g) {
+  lut6_tile(g, 4, 2, 1);
+}
+void lut6_gemm_a2_2x256__avx512(const struct gemm *g) {
+  lut6_tile(g, 2, 4, 1);
+}
+
+static inline void store_i32(const struct gemm *g, int32_t *sums, __m512i sum) {
+  sum = _mm512_sll_epi32(sum, _mm_cvtsi32_si128((int)g->shift));
+  if (g->accumulate) sum = _mm512_add_epi32(sum, _mm512_loadu_si512(sums));
+  _mm512_storeu_si512(sums, sum);
+}
+
+/* p pixels x nv vectors of 8 outputs x 64 channels: and, popcount, add for each activation plane.
+ */
+TILE bits_tile(const struct gemm *g, const int p, const int nv, const int a) {
+  __m512i total[16];
+  UNROLLED
+    for (int i = 0; i < p * nv; i++) total[i] = _mm512_setzero_si512();
+  for (unsigned plane = g->planes; plane-- > 0;) {
+    const uint8_t *w = (const uint8_t *)g->weights + plane * g->plane_bytes;
+    __m512i count[16];
+    UNROLLED
+      for (int i = 0; i < p * a * nv; i++) count[i] = _mm512_setzero_si512();
+    for (size_t row = 0; row < g->rows; row++) {
+      const uint8_t *const *pixels = g->pixels + row * g->row_stride;
+      for (size_t column = 0; column < g->columns; column++) {
+        const int64_t *x[8];
+        UNROLLED
+          for (int i = 0; i < p; i++)
+            x[i] = (const int64_t *)(pixels[i] + g->first_byte + column * g->column_bytes);
+        ROLLED for (size_t step = 0; step < g->steps; step++) {
+          __m512i weight[2];
+          UNROLLED
+            for (int n = 0; n < nv; n++)
+              weight[n] = _mm512_load_si512(w + (size_t)n * g->block_bytes);
+          w += 64;
+          UNROLLED
+            for (int i = 0; i < p * a; i++) {
+              __m512i bits = _mm512_set1_epi64(x[i / a][(size_t)(i % a) * g->steps + step]);
+              UNROLLED
+                for (int n = 0; n < nv; n++)
+                  count[i * nv + n] = _mm512_add_epi64(
+                      count[i * nv + n], _mm512_popcnt_epi64(_mm512_and_si512(bits, weight[n])));
+            }
+        }
+      }
+    }
+    UNROLLED
+      for (int i = 0; i < p; i++)
+        UNROLLED
+          for (int n = 0; n < nv; n++) {
+            __m512i sum = count[i * a * nv + n];
+            if (a == 2)
+              sum = _mm512_add_epi64(sum, _mm512_slli_epi64(count[(i * a + 1) * nv + n], 1));
+            total[i * nv + n] = _mm512_add_epi64(_mm512_slli_epi64(total[i * nv + n], 1), sum);
+          }
+  }
+  UNROLLED
+    for (int i = 0; i < p; i++) {
+      int32_t *sums = (int32_t *)g->sums + (size_t)i * g->sum_stride;
+      if (nv == 2) {
+        __m512i low = _mm512_castsi256_si512(_mm512_cvtepi64_epi32(total[i * nv]));
+        store_i32(g, sums, _mm512_inserti64x4(low, _mm512_cvtepi64_epi32(total[i * nv + 1]), 1));
+      }
+    }
+}
+
+void bits_gemm_a1_8x16__avx512(const struct gemm *g) {
+  bits_tile(g, 8, 2, 1);
+}
+void bits_gemm_a1_4x16__avx512(const struct gemm *g) {
+  bits_tile(g, 4, 2, 1);
+}
+void bits_gemm_a2_4x16__avx512(const struct gemm *g) {
+  bits_tile(g, 4, 2, 2);
+}
+
+/* p pixels x nv vectors of 16 outputs x 4 channels. planes is 1, or 2 where weights pass int8. */
+TILE int8_tile(const struct gemm *g, const int p, const int nv) {
+  __m512i total[16];
+  UNROLLED
+    for (int i = 0; i < p * nv; i++) total[i] = _mm512_setzero_si512();
+  for (unsigned plane = g->planes; plane-- > 0;) {
+    const uint8_t *w = (const uint8_t *)g->weights + plane * g->plane_bytes;
+    UNROLLED
+      for (int i = 0; i < p * nv; i++) total[i] = _mm512_add_epi32(total[i], total[i]);
+    for (size_t row = 0; row < g->rows; row++) {
+      const uint8_t *const *pixels = g->pixels + row * g->row_stride;
+      for (size_t column = 0; column < g->columns; column++) {
+        const uint8_t *x[8];
+        UNROLLED
+          for (int i = 0; i < p; i++) x[i] = pixels[i] + g->first_byte + column * g->column_bytes;
+        ROLLED for (size_t step = 0; step < g->steps; step++) {
+          __m512i weight[4];
+          UNROLLED
+            for (int n = 0; n < nv; n++)
+              weight[n] = _mm512_load_si512(w + (size_t)n * g->block_bytes);
+          w += 64;
+          UNROLLED
+            for (int i = 0; i < p; i++) {
+              int32_t four;
+              __builtin_memcpy(&four, x[i] + step * 4, 4);
+              __m512i activation = _mm512_set1_epi32(four);
+              UNROLLED
+                for (int n = 0; n < nv; n++)
+                  total[i * nv + n] = _mm512_dpbusd_epi32(total[i * nv + n], activation, weight[n]);
+            }
+        }
+      }
+    }
+  }
+  UNROLLED
+    for (int i = 0; i < p; i++)
+      UNROLLED
+        for (int n = 0; n < nv; n++)
+          store_i32(g, (int32_t *)g->sums + (size_t)i * g->sum_stride + n * 16, total[i * nv + n]);
+}
+
+void int8_gemm_4x64__avx512(const struct gemm *g) {
+  int8_tile(g, 4, 4);
+}
+void int8_gemm_8x32__avx512(const struct gemm *g) {
+  int8_tile(g, 8, 2);
+}
+void int8_gemm_8x16__avx512(const struct gemm *g) {
+  int8_tile(g, 8, 1);
+}
+
+TARGET_END
+#endif

@@ -1,0 +1,27 @@
+/* Compile the functions of one file for one instruction set, whatever the flags of the build. */
+#ifndef BFCN_TARGET_H
+#define BFCN_TARGET_H
+
+#define BFCN_PRAGMA(text) _Pragma(#text)
+
+#if defined(__clang__)
+#define TARGET_BEGIN(features) \
+  BFCN_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define TARGET_END BFCN_PRAGMA(clang attribute pop)
+#define UNROLLED BFCN_PRAGMA(clang loop unroll(full))
+#define ROLLED BFCN_PRAGMA(clang loop unroll(disable))
+#else
+#define TARGET_BEGIN(features) BFCN_PRAGMA(GCC push_options) BFCN_PRAGMA(GCC target(features))
+#define TARGET_END BFCN_PRAGMA(GCC pop_options)
+#define UNROLLED BFCN_PRAGMA(GCC unroll 16)
+#define ROLLED BFCN_PRAGMA(GCC unroll 1)
+#endif
+
+#define AVX2_FEATURES "avx2"
+#define AVX512_FEATURES \
+  "avx2,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx512vpopcntdq"
+
+/* A tile function is inlined with its sizes as constants, so that its arrays become registers. */
+#define TILE static inline __attribute__((always_inline)) void
+
+#endif

@@ -1,0 +1,438 @@
+/* Every op but bit_conv: rows of the output are tasks; arithmetic in the order of docs/format.md.
+ */
+#include "session.h"
+
+#include <math.h>
+#include <string.h>
+
+struct rows {
+  struct bfcn_session *s;
+  const struct op *op;
+  unsigned value;      /* that the op writes */
+  struct grid in, out; /* of the first source and of the value */
+  struct value from, to;
+  unsigned rows_per_task;
+  void (*run)(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch);
+};
+
+static void *source_data(const struct rows *r, unsigned i) {
+  return r->s->slots[r->op->source[i]].data;
+}
+
+static float code_float(float t, unsigned bits) {
+  const float u = floorf(t + 0.5f), top = (float)((1u << bits) - 1);
+  return u < 0 ? 0 : u > top ? top : u;
+}
+
+/* Position `i` of `out` along an axis of `in` pixels: two neighbours and the weight of the second.
+ */
+struct blend {
+  unsigned first, second;
+  float weight;
+};
+
+static struct blend blend(enum mode mode, unsigned in, unsigned out, unsigned i) {
+  float p;
+  if (mode == MODE_ALIGN_CORNERS) {
+    const float s = out > 1 ? (float)(in - 1) / (float)(out - 1) : 0;
+    p = s * (float)i;
+  } else {
+    const float s = (float)in / (float)out;
+    if (mode == MODE_NEAREST) {
+      const unsigned at = (unsigned)floorf((float)i * s);
+      return (struct blend){at < in ? at : in - 1, at < in ? at : in - 1, 0};
+    }
+    p = s * ((float)i + 0.5f);
+    p = p - 0.5f;
+    p = p > 0 ? p : 0;
+  }
+  struct blend b = {(unsigned)floorf(p), 0, 0};
+  if (b.first > in - 1) b.first = in - 1;
+  b.second = b.first + 1 < in ? b.first + 1 : in - 1;
+  b.weight = p - (float)b.first;
+  if (b.weight > 1) b.weight = 1;
+  return b;
+}
+
+static float lerp1(float a, float b, float l) {
+  const float step = (b - a) * l;
+  return a + step;
+}
+
+static void image_codes(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
+  const uint8_t *table = r->op->table;
+  for (; row < end; row++) {
+    const uint8_t *rgb = r->s->rgb + row * r->s->rgb_stride;
+    const uint8_t *c0 = rgb + r->op->order[0], *c1 = rgb + r->op->order[1],
+                  *c2 = rgb + r->op->order[2];
+    for (size_t x = 0; x < 3ul * r->out.width; x += 3) {
+      scratch[x] = table[c0[x]];
+      scratch[x + 1] = table[256 + c1[x]];
+      scratch[x + 2] = table[512 + c2[x]];
+    }
+    value_store(r->s, r->value, (size_t)row * r->out.width, r->out.width, scratch);
+  }
+}
+
+static void table(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
+  const size_t width = r->out.width, count = width * r->to.channels;
+  for (; row < end; row++) {
+    const uint8_t *codes = value_codes(r->s, r->op->source[0], row * width, width, scratch);
+    for (size_t i = 0; i < count; i++) scratch[i] = r->op->table[codes[i]];
+    value_store(r->s, r->value, row * width, width, scratch);
+  }
+}
+
+/* The taps of a window along one axis that lie inside: first, first + dilation, ... below end. */
+struct taps {
+  unsigned first, end;
+};
+
+static struct taps taps(unsigned i, unsigned k, unsigned s, unsigned p, unsigned d, unsigned in) {
+  const int64_t begin = (int64_t)i * s - p;
+  const int64_t first = begin >= 0 ? begin : begin + (-begin + d - 1) / d * d;
+  const int64_t end = begin + (int64_t)(k - 1) * d + 1;
+  return (struct taps){(unsigned)first, (unsigned)(end < 0 ? 0 : end < in ? end : in)};
+}
+
+/* Largest codes plane by plane: from the top, a tap stays alive while it has the largest bits. */
+static void max_planes(const struct rows *r, struct taps ty, struct taps tx, uint64_t *out) {
+  const struct window *w = &r->op->window;
+  const unsigned words = r->s->slots[r->value].words, bits = r->to.bits;
+  const uint64_t *data = source_data(r, 0);
+  for (unsigned i = 0; i < words; i++)
+    for (unsigned b = bits; b-- > 0;) {
+      uint64_t most = 0;
+      for (unsigned y = ty.first; y < ty.end; y += w->dh)
+        for (unsigned x = tx.first; x < tx.end; x += w->dw) {
+          const uint64_t *code = data + ((size_t)y * r->in.width + x) * bits * words + i;
+          uint64_t alive = ~0ull;
+          for (unsigned higher = bits - 1; higher > b; higher--)
+            alive &= ~(code[higher * words] ^ out[higher * words + i]);
+          most |= alive & code[b * words];
+        }
+      out[b * words + i] = most;
+    }
+}
+
+static void max_bytes(const struct rows *r, struct taps ty, struct taps tx, uint8_t *out) {
+  const struct window *w = &r->op->window;
+  const unsigned channels = r->to.channels;
+  const uint8_t *data = source_data(r, 0);
+  memset(out, 0, channels);
+  for (unsigned y = ty.first; y < ty.end; y += w->dh)
+    for (unsigned x = tx.first; x < tx.end; x += w->dw) {
+      const uint8_t *code = data + ((size_t)y * r->in.width + x) * channels;
+      for (unsigned c = 0; c < channels; c++) out[c] = code[c] > out[c] ? code[c] : out[c];
+    }
+}
+
+static void max_pool(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
+  const struct window *w = &r->op->window;
+  const struct slot *out = &r->s->slots[r->value];
+  (void)scratch;
+  for (; row < end; row++) {
+    const struct taps ty = taps(row, w->kh, w->sh, w->ph, w->dh, r->in.height);
+    for (unsigned x = 0; x < r->out.width; x++) {
+      const struct taps tx = taps(x, w->kw, w->sw, w->pw, w->dw, r->in.width);
+      const size_t pixel = (size_t)row * r->out.width + x;
+      if (out->words)
+        max_planes(r, ty, tx, (uint64_t *)out->data + pixel * out->words * r->to.bits);
+      else
+        max_bytes(r, ty, tx, (uint8_t *)out->data + pixel * r->to.channels);
+    }
+  }
+}
+
+/* Mean of the pixels ty x tx over `count`, to codes. scratch: 8 bytes of sum and 2 codes a channel.
+ */
+static void average(const struct rows *r, struct taps ty, struct taps tx, int64_t count,
+                    size_t pixel, uint8_t *scratch) {
+  const unsigned channels = r->to.channels;
+  int64_t *sums = (int64_t *)scratch;
+  uint8_t *room = scratch + 8ul * channels, *out = room + channels;
+  memset(sums, 0, channels * sizeof *sums);
+  for (unsigned y = ty.first; y < ty.end; y++)
+    for (unsigned x = tx.first; x < tx.end; x++) {
+      const uint8_t *codes =
+          value_codes(r->s, r->op->source[0], (size_t)y * r->in.width + x, 1, room);
+      for (unsigned c = 0; c < channels; c++) sums[c] += codes[c] - (int)r->from.zero_point;
+    }
+  for (unsigned c = 0; c < channels; c++) {
+    const float mean = (float)sums[c] / (float)count;
+    const float product = mean * r->op->A;
+    out[c] = (uint8_t)code_float(product + r->op->B, r->to.bits);
+  }
+  value_store(r->s, r->value, pixel, 1, out);
+}
+
+static int64_t padded_side(unsigned i, unsigned k, unsigned s, unsigned p, unsigned in) {
+  const int64_t begin = (int64_t)i * s - p, end = begin + k, limit = (int64_t)in + p;
+  return (end < limit ? end : limit) - begin;
+}
+
+static void avg_pool(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
+  const struct window *w = &r->op->window;
+  for (; row < end; row++) {
+    const struct taps ty = taps(row, w->kh, w->sh, w->ph, 1, r->in.height);
+    for (unsigned x = 0; x < r->out.width; x++) {
+      const struct taps tx = taps(x, w->kw, w->sw, w->pw, 1, r->in.width);
+      const int64_t inside = (int64_t)(ty.end - ty.first) * (tx.end - tx.first);
+      const int64_t all = padded_side(row, w->kh, w->sh, w->ph, r->in.height) *
+                          padded_side(x, w->kw, w->sw, w->pw, r->in.width);
+      average(r, ty, tx, r->op->include_pad ? all : inside, (size_t)row * r->out.width + x,
+              scratch);
+    }
+  }
+}
+
+static struct taps bin(unsigned i, unsigned in, unsigned out) {
+  const uint64_t first = (uint64_t)i * in / out, end = ((i + 1ull) * in + out - 1) / out;
+  return (struct taps){(unsigned)first, (unsigned)end};
+}
+
+static void adaptive_avg_pool(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
+  for (; row < end; row++) {
+    const struct taps ty = bin(row, r->in.height, r->out.height);
+    for (unsigned x = 0; x < r->out.width; x++) {
+      const struct taps tx = bin(x, r->in.width, r->out.width);
+      const int64_t count = (int64_t)(ty.end - ty.first) * (tx.end - tx.first);
+      average(r, ty, tx, count, (size_t)row * r->out.width + x, scratch);
+    }
+  }
+}
+
+static void resize_codes(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
+  const unsigned channels = r->to.channels;
+  const size_t in = r->in.width, row_codes = in * channels;
+  const float zero = (float)r->from.zero_point;
+  uint8_t *out = scratch + 2 * row_codes;
+  for (; row < end; row++) {
+    const struct blend y = blend(r->op->mode, r->in.height, r->out.height, row);
+    const uint8_t *top = value_codes(r->s, r->op->source[0], y.first * in, in, scratch);
+    const uint8_t *bottom =
+        value_codes(r->s, r->op->source[0], y.second * in, in, scratch + row_codes);
+    for (unsigned i = 0; i < r->out.width; i++) {
+      const struct blend x = blend(r->op->mode, r->in.width, r->out.width, i);
+      const size_t a = (size_t)x.first * channels, b = (size_t)x.second * channels;
+      for (unsigned c = 0; c < channels; c++) {
+        const float t = lerp1((float)top[a + c] - zero, (float)top[b + c] - zero, x.weight);
+        const float u = lerp1((float)bottom[a + c] - zero, (float)bottom[b + c] - zero, x.weight);
+        const float product = lerp1(t, u, y.weight) * r->op->A;
+        out[(size_t)i * channels + c] = (uint8_t)code_float(product + r->op->B, r->to.bits);
+      }
+    }
+    value_store(r->s, r->value, (size_t)row * r->out.width, r->out.width, out);
+  }
+}
+
+static void resize_scores(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
+  const unsigned channels = r->to.channels;
+  const struct backend *backend = bfcn_backend(r->s->isa);
+  const float *data = source_data(r, 0);
+  float *top = (float *)scratch, *bottom = top + channels;
+  for (; row < end; row++) {
+    const struct blend y = blend(r->op->mode, r->in.height, r->out.height, row);
+    const float *first = data + (size_t)y.first * r->in.width * channels;
+    const float *second = data + (size_t)y.second * r->in.width * channels;
+    float *out = (float *)r->s->slots[r->value].data + (size_t)row * r->out.width * channels;
+    for (unsigned i = 0; i < r->out.width; i++, out += channels) {
+      const struct blend x = blend(r->op->mode, r->in.width, r->out.width, i);
+      const size_t a = (size_t)x.first * channels, b = (size_t)x.second * channels;
+      if (r->op->mode == MODE_NEAREST) {
+        memcpy(out, first + a, channels * sizeof *out);
+        continue;
+      }
+      backend->lerp(first + a, first + b, x.weight, channels, top);
+      backend->lerp(second + a, second + b, x.weight, channels, bottom);
+      backend->lerp(top, bottom, y.weight, channels, out);
+    }
+  }
+}
+
+static void add(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
+  const size_t first = (size_t)row * r->out.width * r->to.channels;
+  const size_t count = (size_t)(end - row) * r->out.width * r->to.channels;
+  const float *a = (const float *)source_data(r, 0) + first;
+  const float *b = (const float *)source_data(r, 1) + first;
+  float *out = (float *)r->s->slots[r->value].data + first;
+  (void)scratch;
+  for (size_t i = 0; i < count; i++) out[i] = a[i] + b[i];
+}
+
+/* Append `count` bits to a plane that is zero from bit `at` on. */
+static void append_bits(uint64_t *plane, unsigned at, const uint64_t *bits, unsigned count) {
+  const unsigned shift = at % 64;
+  uint64_t *to = plane + at / 64;
+  for (unsigned i = 0; i < (count + 63) / 64; i++) {
+    to[i] |= bits[i] << shift;
+    if (shift && count - 64 * i > 64 - shift) to[i + 1] |= bits[i] >> (64 - shift);
+  }
+}
+
+static void concat_pixel(const struct rows *r, size_t pixel) {
+  const struct slot *out = &r->s->slots[r->value];
+  uint64_t *planes = (uint64_t *)out->data + pixel * r->to.bits * out->words;
+  uint8_t *bytes = (uint8_t *)out->data + pixel * r->to.channels;
+  if (out->words) memset(planes, 0, 8ul * r->to.bits * out->words);
+  unsigned at = 0;
+  for (unsigned i = 0; i < r->op->source_count; i++) {
+    const struct slot *from = &r->s->slots[r->op->source[i]];
+    const unsigned channels = model_value(r->s->model, r->op->source[i]).channels;
+    if (!out->words) memcpy(bytes + at, (const uint8_t *)from->data + pixel * channels, channels);
+    for (unsigned b = 0; out->words && b < r->to.bits; b++)
+      append_bits(planes + b * out->words, at,
+                  (const uint64_t *)from->data + (pixel * r->to.bits + b) * from->words, channels);
+    at += channels;
+  }
+}
+
+static void concat(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
+  (void)scratch;
+  for (size_t p = (size_t)row * r->out.width; p < (size_t)end * r->out.width; p++)
+    concat_pixel(r, p);
+}
+
+/* Spread flags by `reach` along a line of `count` pixels, `stride` apart. */
+static void dilate(uint8_t *flags, size_t count, size_t stride, unsigned reach, int forward) {
+  size_t since = SIZE_MAX / 2;
+  for (size_t i = 0; i < count; i++) {
+    uint8_t *flag = flags + (forward ? i : count - 1 - i) * stride;
+    since = *flag & 1 ? 0 : since + 1;
+    if (since <= reach) *flag |= 2;
+  }
+}
+
+static void dilate_lines(uint8_t *flags, size_t lines, size_t line_stride, size_t count,
+                         size_t stride, unsigned reach) {
+  for (size_t i = 0; i < lines; i++) {
+    uint8_t *line = flags + i * line_stride;
+    dilate(line, count, stride, reach, 1);
+    dilate(line, count, stride, reach, 0);
+    for (size_t j = 0; j < count; j++) line[j * stride] = line[j * stride] != 0;
+  }
+}
+
+/* The labels in the 3 x 3 window around a pixel, clipped to the map, are not all equal. */
+static int is_boundary(const uint16_t *labels, struct grid grid, unsigned y, unsigned x) {
+  const uint16_t own = labels[(size_t)y * grid.width + x];
+  for (unsigned v = y ? y - 1 : 0; v <= y + 1 && v < grid.height; v++)
+    for (unsigned u = x ? x - 1 : 0; u <= x + 1 && u < grid.width; u++)
+      if (labels[(size_t)v * grid.width + u] != own) return 1;
+  return 0;
+}
+
+/* One task: boundaries spread over the whole map. */
+static void mask(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
+  const size_t pixels = pixels_of(r->out), channels = r->to.channels;
+  const float *up = source_data(r, 0), *fine = source_data(r, 1);
+  float *out = r->s->slots[r->value].data;
+  uint16_t *labels = (uint16_t *)scratch;
+  uint8_t *flags = scratch + 2 * pixels;
+  for (size_t p = 0; p < pixels; p++) {
+    unsigned best = 0;
+    for (unsigned c = 1; c < channels; c++)
+      if (up[p * channels + c] > up[p * channels + best]) best = c;
+    labels[p] = (uint16_t)best;
+  }
+  for (; row < end; row++)
+    for (unsigned x = 0; x < r->out.width; x++)
+      flags[(size_t)row * r->out.width + x] = (uint8_t)is_boundary(labels, r->out, row, x);
+  dilate_lines(flags, r->out.height, r->out.width, r->out.width, 1, r->op->dilation);
+  dilate_lines(flags, r->out.width, 1, r->out.height, r->out.width, r->op->dilation);
+  for (size_t p = 0; p < pixels; p++)
+    for (size_t i = p * channels; i < (p + 1) * channels; i++)
+      out[i] = flags[p] ? up[i] + fine[i] : up[i];
+}
+
+/* Scratch of argmax: two interpolated source rows [channels][width], the best score of each pixel,
+ * and the blends along x. A source row is interpolated once for all target rows between. */
+static void argmax(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
+  const size_t width = r->out.width, channels = r->from.channels;
+  const struct backend *backend = bfcn_backend(r->s->isa);
+  const float *data = source_data(r, 0);
+  float *lines[2] = {(float *)scratch, (float *)scratch + channels * width};
+  float *best = lines[1] + channels * width, *weight = best + width;
+  int32_t *first = (int32_t *)(weight + width), *second = first + width;
+  for (unsigned i = 0; i < width; i++) {
+    const struct blend x = blend(r->op->mode, r->in.width, r->out.width, i);
+    first[i] = (int32_t)x.first, second[i] = (int32_t)x.second, weight[i] = x.weight;
+  }
+  unsigned held[2] = {UINT32_MAX, UINT32_MAX};
+  for (; row < end; row++) {
+    const struct blend y = blend(r->op->mode, r->in.height, r->out.height, row);
+    if (held[1] == y.first) {
+      float *line = lines[0];
+      lines[0] = lines[1], lines[1] = line;
+      held[0] = held[1], held[1] = UINT32_MAX;
+    }
+    const unsigned wanted[2] = {y.first, y.second};
+    for (int i = 0; i < 2; i++) {
+      if (held[i] == wanted[i]) continue;
+      backend->lerp_columns(data + (size_t)wanted[i] * r->in.width * channels, (unsigned)channels,
+                            first, second, weight, width, lines[i]);
+      held[i] = wanted[i];
+    }
+    backend->argmax_row(lines[0], lines[1], y.weight, (unsigned)channels, width, best,
+                        (uint8_t *)r->s->slots[r->value].data + row * width);
+  }
+}
+
+static struct rows rows_of(const struct bfcn_session *s, unsigned op) {
+  static void (*const runs[])(const struct rows *, unsigned, unsigned,
+                              uint8_t *) = {[OP_IMAGE_CODES] = image_codes,
+                                            [OP_TABLE] = table,
+                                            [OP_MAX_POOL] = max_pool,
+                                            [OP_AVG_POOL] = avg_pool,
+                                            [OP_ADAPTIVE_AVG_POOL] = adaptive_avg_pool,
+                                            [OP_ADD] = add,
+                                            [OP_CONCAT] = concat,
+                                            [OP_MASK] = mask,
+                                            [OP_ARGMAX] = argmax,
+                                            [OP_CODES_END] = NULL};
+  struct rows r = {.op = &s->model->ops[op], .value = op + 1, .out = s->grids[op + 1]};
+  r.in = s->grids[r.op->source[0]];
+  r.from = model_value(s->model, r.op->source[0]);
+  r.to = r.op->out;
+  r.run = r.op->code != OP_RESIZE    ? runs[r.op->code]
+          : r.to.kind == BFCN_SCORES ? resize_scores
+                                     : resize_codes;
+  r.rows_per_task = s->threads > 1 ? r.out.height / (3 * s->threads) + 1 : r.out.height;
+  if (r.op->code == OP_MASK) r.rows_per_task = r.out.height;
+  return r;
+}
+
+size_t op_scratch(const struct bfcn_session *s, unsigned op) {
+  const struct rows r = rows_of(s, op);
+  const size_t in = (size_t)r.in.width * r.from.channels, out = (size_t)r.out.width * r.to.channels;
+  switch (r.op->code) {
+  case OP_IMAGE_CODES:
+  case OP_TABLE:
+    return out;
+  case OP_AVG_POOL:
+  case OP_ADAPTIVE_AVG_POOL:
+    return 10ul * r.to.channels;
+  case OP_RESIZE:
+    return r.to.kind == BFCN_SCORES ? 8ul * r.to.channels : 2 * in + out;
+  case OP_MASK:
+    return 3 * pixels_of(r.out);
+  case OP_ARGMAX:
+    return (2ul * r.from.channels + 4) * r.out.width * 4;
+  default:
+    return 0;
+  }
+}
+
+static void run_rows(void *context, size_t task, unsigned thread) {
+  const struct rows *r = context;
+  const unsigned row = (unsigned)task * r->rows_per_task;
+  const unsigned end =
+      r->out.height - row < r->rows_per_task ? r->out.height : row + r->rows_per_task;
+  r->run(r, row, end, r->s->scratch + thread * r->s->scratch_bytes);
+}
+
+void op_run(struct bfcn_session *s, unsigned op) {
+  struct rows r = rows_of(s, op);
+  r.s = s;
+  pool_run(s->pool, run_rows, &r, (r.out.height + r.rows_per_task - 1) / r.rows_per_task);
+}

@@ -1,0 +1,18 @@
+/* Threads that share the tasks of one op at a time. */
+#ifndef BFCN_POOL_H
+#define BFCN_POOL_H
+
+#include <stddef.h>
+
+typedef void pool_task(void *context, size_t task, unsigned thread);
+
+struct pool;
+
+/* threads - 1 workers beside the caller; NULL if they cannot be made. */
+struct pool *pool_create(unsigned threads);
+void pool_free(struct pool *pool);
+
+/* Run tasks 0..count - 1, each once, on any thread; returns when all are done. */
+void pool_run(struct pool *pool, pool_task *task, void *context, size_t count);
+
+#endif

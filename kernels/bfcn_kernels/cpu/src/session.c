@@ -1,0 +1,313 @@
+/* Plan a model for one image size, run it, and tell what happened. */
+#include "conv.h"
+#include "status.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static bfcn_status no_memory(void) {
+  return bfcn_fail(BFCN_ERROR_MEMORY, "no memory for the session");
+}
+
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* The value whose scores are the logits, or 0. */
+static unsigned logits_value(const bfcn_model *model) {
+  const struct op *last = &model->ops[model->op_count - 1];
+  const unsigned value = last->code == OP_ARGMAX ? last->source[0] : model->op_count;
+  return model_value(model, value).kind == BFCN_SCORES ? value : 0;
+}
+
+static void shape_slots(struct bfcn_session *s) {
+  for (unsigned v = 1; v <= s->model->op_count; v++) {
+    const struct value value = model_value(s->model, v);
+    struct slot *slot = &s->slots[v];
+    size_t bytes = value.channels;
+    if (value.kind == BFCN_CODES && value.bits <= 4) {
+      slot->words = (value.channels + 63) / 64;
+      bytes = 8ul * value.bits * slot->words;
+    } else if (value.kind == BFCN_SCORES) {
+      bytes = 4ul * value.channels;
+    } else if (value.kind == BFCN_LABELS) {
+      bytes = 1;
+    }
+    slot->bytes = round_up(pixels_of(s->grids[v]) * bytes + VALUE_SLACK, 64);
+    slot->first = slot->last = v - 1;
+  }
+}
+
+/* Values live from the op that writes them to the last that reads them; results to the end. */
+static void find_lifetimes(struct bfcn_session *s) {
+  const unsigned count = s->model->op_count;
+  for (unsigned i = 0; i < count; i++)
+    for (unsigned j = 0; j < s->model->ops[i].source_count; j++)
+      s->slots[s->model->ops[i].source[j]].last = i;
+  s->slots[logits_value(s->model)].last = count;
+  s->slots[count].last = count;
+  for (unsigned v = 1; s->keep_values && v <= count; v++) s->slots[v].last = count;
+}
+
+static int overlap(const struct slot *a, const struct slot *b) {
+  return a->first <= b->last && b->first <= a->last;
+}
+
+/* Larger values first, each at the lowest offset that is free while it lives. */
+static void place_slot(struct bfcn_session *s, struct slot *const *placed, size_t count,
+                       struct slot *slot) {
+  slot->offset = 0;
+  for (size_t i = 0; i < count; i++) { /* placed by rising offset */
+    const struct slot *other = placed[i];
+    if (overlap(slot, other) && slot->offset + slot->bytes > other->offset &&
+        other->offset + other->bytes > slot->offset)
+      slot->offset = other->offset + other->bytes;
+  }
+  if (slot->offset + slot->bytes > s->arena_bytes) s->arena_bytes = slot->offset + slot->bytes;
+}
+
+static int larger_first(const void *a, const void *b) {
+  const struct slot *x = *(struct slot *const *)a, *y = *(struct slot *const *)b;
+  if (x->bytes != y->bytes) return x->bytes < y->bytes ? 1 : -1;
+  return x < y ? -1 : 1;
+}
+
+static bfcn_status plan_arena(struct bfcn_session *s) {
+  const size_t count = s->model->op_count;
+  struct slot **order = calloc(2 * count, sizeof *order), **placed = order + count;
+  if (!order) return no_memory();
+  shape_slots(s);
+  find_lifetimes(s);
+  for (size_t i = 0; i < count; i++) order[i] = &s->slots[i + 1];
+  qsort(order, count, sizeof *order, larger_first);
+  for (size_t i = 0; i < count; i++) {
+    place_slot(s, placed, i, order[i]);
+    size_t at = i;
+    for (; at > 0 && placed[at - 1]->offset > order[i]->offset; at--) placed[at] = placed[at - 1];
+    placed[at] = order[i];
+  }
+  free(order);
+  s->arena = aligned_alloc(64, s->arena_bytes);
+  if (!s->arena) return no_memory();
+  memset(s->arena, 0, s->arena_bytes);
+  for (size_t v = 1; v <= count; v++) s->slots[v].data = s->arena + s->slots[v].offset;
+  return BFCN_OK;
+}
+
+static bfcn_status plan_ops(struct bfcn_session *s) {
+  for (unsigned i = 0; i < s->model->op_count; i++) {
+    size_t bytes;
+    if (s->model->ops[i].code == OP_BIT_CONV) {
+      TRY(conv_plan(s, i, &s->convs[i]));
+      bytes = conv_scratch(s->convs[i]);
+      s->weight_bytes += conv_weight_bytes(s->convs[i]);
+    } else {
+      bytes = op_scratch(s, i);
+    }
+    if (bytes > s->scratch_bytes) s->scratch_bytes = bytes;
+  }
+  s->scratch_bytes = round_up(s->scratch_bytes + 64, 4096);
+  s->scratch = aligned_alloc(64, s->scratch_bytes * s->threads);
+  if (!s->scratch) return no_memory();
+  memset(s->scratch, 0, s->scratch_bytes * s->threads);
+  s->pool = pool_create(s->threads);
+  return s->pool ? BFCN_OK : bfcn_fail(BFCN_ERROR_MEMORY, "cannot start %u threads", s->threads);
+}
+
+static bfcn_status choose_isa(struct bfcn_session *s, const char *wanted) {
+  s->isa = bfcn_best_isa();
+  if (!wanted) return BFCN_OK;
+  for (int isa = ISA_PORTABLE; isa < ISAS; isa++) {
+    const struct backend *backend = bfcn_backend((enum isa)isa);
+    if (!backend || strcmp(backend->name, wanted)) continue;
+    if (isa > (int)s->isa) break;
+    s->isa = (enum isa)isa;
+    return BFCN_OK;
+  }
+  return bfcn_fail(BFCN_ERROR_KERNEL, "isa must be one of: %s; got '%s'", bfcn_isas(), wanted);
+}
+
+static bfcn_status choose_kernel(struct bfcn_session *s, const char *wanted) {
+  s->wanted_kernel = wanted;
+  if (!wanted) return BFCN_OK;
+  for (size_t i = 0; i < bfcn_gemm_kernel_count; i++)
+    if (!strcmp(bfcn_gemm_kernels[i].name, wanted)) {
+      s->wanted_kernel = bfcn_gemm_kernels[i].name;
+      if (bfcn_gemm_kernels[i].isa <= s->isa) return BFCN_OK;
+      return bfcn_fail(BFCN_ERROR_KERNEL, "kernel '%s' needs more than '%s'", wanted,
+                       bfcn_backend(s->isa)->name);
+    }
+  return bfcn_fail(BFCN_ERROR_KERNEL, "no kernel is named '%s'", wanted);
+}
+
+static bfcn_status create(struct bfcn_session *s, unsigned height, unsigned width,
+                          const bfcn_options *options) {
+  const size_t values = s->model->op_count + 1ul;
+  s->threads = options && options->threads ? options->threads : 1;
+  s->keep_values = options && options->keep_values;
+  if (s->threads > MAX_THREADS)
+    return bfcn_fail(BFCN_ERROR_ARGUMENT, "threads must be 1..%d, got %u", MAX_THREADS, s->threads);
+  TRY(choose_isa(s, options ? options->isa : NULL));
+  TRY(choose_kernel(s, options ? options->kernel : NULL));
+  s->grids = calloc(values, sizeof *s->grids);
+  s->slots = calloc(values, sizeof *s->slots);
+  s->convs = calloc(values, sizeof *s->convs);
+  s->seconds = calloc(values, sizeof *s->seconds);
+  if (!s->grids || !s->slots || !s->convs || !s->seconds) return no_memory();
+  TRY(model_grids(s->model, height, width, s->grids));
+  TRY(plan_arena(s));
+  return plan_ops(s);
+}
+
+bfcn_status bfcn_session_create(const bfcn_model *model, unsigned height, unsigned width,
+                                const bfcn_options *options, bfcn_session **session) {
+  if (!model || !session)
+    return bfcn_fail(BFCN_ERROR_ARGUMENT, "model and session must not be NULL");
+  *session = NULL;
+  bfcn_tables_init();
+  struct bfcn_session *s = calloc(1, sizeof *s);
+  if (!s) return no_memory();
+  s->model = model;
+  const bfcn_status status = create(s, height, width, options);
+  if (status == BFCN_OK)
+    *session = s;
+  else
+    bfcn_session_free(s);
+  return status;
+}
+
+void bfcn_session_free(bfcn_session *s) {
+  if (!s) return;
+  pool_free(s->pool);
+  for (unsigned i = 0; s->convs && i < s->model->op_count; i++) conv_free(s->convs[i]);
+  free(s->grids);
+  free(s->slots);
+  free(s->convs);
+  free(s->seconds);
+  free(s->arena);
+  free(s->scratch);
+  free(s);
+}
+
+size_t bfcn_session_peak_bytes(const bfcn_session *s) {
+  return s->arena_bytes + s->scratch_bytes * s->threads;
+}
+
+size_t bfcn_session_weight_bytes(const bfcn_session *s) {
+  return s->weight_bytes;
+}
+
+size_t bfcn_session_ops(const bfcn_session *s) {
+  return s->model->op_count;
+}
+
+bfcn_status bfcn_session_run(bfcn_session *s, const uint8_t *rgb, size_t stride, uint8_t *labels) {
+  if (!s || !rgb) return bfcn_fail(BFCN_ERROR_ARGUMENT, "session and rgb must not be NULL");
+  if (stride < 3ul * s->grids[0].width)
+    return bfcn_fail(BFCN_ERROR_ARGUMENT, "stride must be at least 3 * width = %u bytes, got %zu",
+                     3 * s->grids[0].width, stride);
+  const unsigned count = s->model->op_count;
+  if (labels && model_value(s->model, count).kind != BFCN_LABELS)
+    return bfcn_fail(BFCN_ERROR_ARGUMENT, "labels must be NULL: the model has no argmax");
+  s->rgb = rgb;
+  s->rgb_stride = stride;
+  double before = now();
+  for (unsigned i = 0; i < count; i++) {
+    if (s->convs[i])
+      conv_run(s, s->convs[i]);
+    else
+      op_run(s, i);
+    const double after = now();
+    s->seconds[i] = after - before;
+    before = after;
+  }
+  if (labels) memcpy(labels, s->slots[count].data, pixels_of(s->grids[count]));
+  return BFCN_OK;
+}
+
+static uint64_t macs(const struct bfcn_session *s, const struct op *op, struct grid grid) {
+  uint64_t sum = 0;
+  for (unsigned i = 0; i < op->term_count; i++)
+    sum += pixels_of(grid) * op->out.channels * op->terms[i].length;
+  (void)s;
+  return sum;
+}
+
+bfcn_status bfcn_session_op(const bfcn_session *s, size_t index, bfcn_op_info *info) {
+  if (!s || !info || index >= s->model->op_count)
+    return bfcn_fail(BFCN_ERROR_ARGUMENT, "index must be less than the number of ops, got %zu",
+                     index);
+  const struct op *op = &s->model->ops[index];
+  const struct grid grid = s->grids[index + 1];
+  *info = (bfcn_op_info){.name = op->name,
+                         .op = op_text(op->code),
+                         .kernel = s->convs[index] ? conv_kernel(s->convs[index]) : "",
+                         .kind = op->out.kind,
+                         .height = grid.height,
+                         .width = grid.width,
+                         .channels = op->out.channels,
+                         .bits = op->out.bits,
+                         .macs = macs(s, op, grid),
+                         .seconds = s->seconds[index]};
+  return BFCN_OK;
+}
+
+const float *bfcn_session_logits(const bfcn_session *s, unsigned *height, unsigned *width,
+                                 unsigned *channels) {
+  const unsigned value = logits_value(s->model);
+  if (!value) return NULL;
+  if (height) *height = s->grids[value].height;
+  if (width) *width = s->grids[value].width;
+  if (channels) *channels = model_value(s->model, value).channels;
+  return s->slots[value].data;
+}
+
+bfcn_status bfcn_session_read(const bfcn_session *s, size_t index, void *out, size_t size) {
+  if (!s || !out || index >= s->model->op_count)
+    return bfcn_fail(BFCN_ERROR_ARGUMENT, "index must be less than the number of ops, got %zu",
+                     index);
+  const unsigned v = (unsigned)index + 1;
+  if (!s->keep_values && v != s->model->op_count)
+    return bfcn_fail(BFCN_ERROR_ARGUMENT, "op '%s': reading it needs keep_values",
+                     s->model->ops[index].name);
+  const struct value value = model_value(s->model, v);
+  const size_t pixels = pixels_of(s->grids[v]);
+  const size_t bytes = pixels * (value.kind == BFCN_SCORES   ? 4ul * value.channels
+                                 : value.kind == BFCN_LABELS ? 1
+                                                             : value.channels);
+  if (size < bytes)
+    return bfcn_fail(BFCN_ERROR_ARGUMENT, "op '%s': size must be at least %zu, got %zu",
+                     s->model->ops[index].name, bytes, size);
+  if (value.kind != BFCN_CODES) {
+    memcpy(out, s->slots[v].data, bytes);
+    return BFCN_OK;
+  }
+  const uint8_t *codes = value_codes(s, v, 0, pixels, out);
+  if (codes != out) memcpy(out, codes, bytes);
+  return BFCN_OK;
+}
+
+const uint8_t *value_codes(const struct bfcn_session *s, unsigned v, size_t first, size_t count,
+                           uint8_t *room) {
+  const struct slot *slot = &s->slots[v];
+  const struct value value = model_value(s->model, v);
+  if (!slot->words) return (const uint8_t *)slot->data + first * value.channels;
+  const uint64_t *planes = (const uint64_t *)slot->data + first * value.bits * slot->words;
+  bfcn_backend(s->isa)->unpack(planes, value.bits, slot->words, count, value.channels, room);
+  return room;
+}
+
+void value_store(const struct bfcn_session *s, unsigned v, size_t first, size_t count,
+                 const uint8_t *codes) {
+  const struct slot *slot = &s->slots[v];
+  const struct value value = model_value(s->model, v);
+  if (!slot->words) {
+    memcpy((uint8_t *)slot->data + first * value.channels, codes, count * value.channels);
+    return;
+  }
+  uint64_t *planes = (uint64_t *)slot->data + first * value.bits * slot->words;
+  bfcn_backend(s->isa)->pack(codes, value.channels, count, value.bits, slot->words, planes);
+}

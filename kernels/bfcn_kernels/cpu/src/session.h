@@ -1,0 +1,60 @@
+/* A model planned for one image size: where every value lives, how every op runs. */
+#ifndef BFCN_SESSION_H
+#define BFCN_SESSION_H
+
+#include "kernels.h"
+#include "model.h"
+#include "pool.h"
+
+enum { MAX_THREADS = 64, VALUE_SLACK = 64 };
+
+/* How a value lies in memory. Codes of up to 4 bits are planes, uint64 [pixels][bits][words], so
+ * that a 2-bit map takes 2 bits a channel; wider codes are bytes, [pixels][channels]. Scores are
+ * floats. */
+struct slot {
+  void *data; /* NULL for the image, which is the caller's */
+  size_t bytes, offset;
+  unsigned words;       /* of a plane; 0 if not planes */
+  unsigned first, last; /* ops that write it and read it last */
+};
+
+struct conv; /* conv.h */
+
+struct bfcn_session {
+  const bfcn_model *model;
+  struct grid *grids;  /* [op_count + 1] */
+  struct slot *slots;  /* [op_count + 1] */
+  struct conv **convs; /* [op_count]; NULL for other ops */
+  double *seconds;     /* [op_count] */
+  uint8_t *arena;
+  size_t arena_bytes, scratch_bytes, weight_bytes;
+  uint8_t *scratch; /* scratch_bytes for each thread */
+  unsigned threads;
+  enum isa isa;
+  const char *wanted_kernel;
+  int keep_values;
+  struct pool *pool;
+  const uint8_t *rgb; /* of the run in progress */
+  size_t rgb_stride;
+};
+
+static inline size_t pixels_of(struct grid grid) {
+  return (size_t)grid.height * grid.width;
+}
+
+static inline size_t round_up(size_t n, size_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+
+/* Codes of `count` pixels from pixel `first` as bytes: the slot's own, or unpacked into `room`. */
+const uint8_t *value_codes(const struct bfcn_session *s, unsigned value, size_t first, size_t count,
+                           uint8_t *room);
+/* Write codes as bytes to a value, in its form. */
+void value_store(const struct bfcn_session *s, unsigned value, size_t first, size_t count,
+                 const uint8_t *codes);
+
+/* ops.c: every op but bit_conv. Bytes of scratch a thread needs, and the run itself. */
+size_t op_scratch(const struct bfcn_session *s, unsigned op);
+void op_run(struct bfcn_session *s, unsigned op);
+
+#endif

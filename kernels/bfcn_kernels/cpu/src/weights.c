@@ -1,0 +1,129 @@
+/* From canonical words to the order in which each kernel reads its weights. */
+#include "conv_plan.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Codes b of one filter, in the order (ky, kx, channel). */
+static void unpack_filter(const struct term *t, unsigned output, uint8_t *codes) {
+  const uint8_t *words = t->weight + (size_t)output * t->bits * t->words * 8;
+  memset(codes, 0, t->length);
+  for (unsigned bit = 0; bit < t->bits; bit++)
+    for (size_t i = 0; i < t->words; i++) {
+      uint64_t word;
+      memcpy(&word, words + (bit * t->words + i) * 8, 8);
+      const size_t end = t->length - i * 64 < 64 ? t->length - i * 64 : 64;
+      for (size_t j = 0; j < end; j++) codes[i * 64 + j] |= (uint8_t)((word >> j & 1) << bit);
+    }
+}
+
+/* Where a filter's lane lies in its block: [planes][rows][columns][steps][lanes]. */
+struct lane {
+  uint8_t *block;
+  size_t plane_bytes, step_bytes;
+  unsigned index, lanes;
+};
+
+/* LUT results are bytes whose even and odd ones are widened apart: lane i of the first half sits at
+ * byte 2i, of the second at 2i + 1. */
+static unsigned lut_byte(const struct lane *lane) {
+  const unsigned half = lane->lanes / 2;
+  return lane->index < half ? 2 * lane->index : 2 * (lane->index - half) + 1;
+}
+
+static void pack_lut(const struct conv_term *t, const struct lane *lane, const uint8_t *codes) {
+  const unsigned width = t->kernel->form == FORM_LUT6 ? 6 : 4, channels = t->from.channels;
+  const size_t taps = t->rows * t->columns;
+  for (unsigned plane = 0; plane < t->planes; plane++)
+    for (size_t tap = 0; tap < taps; tap++)
+      for (size_t step = 0; step < t->steps; step++) {
+        unsigned index = 0;
+        for (unsigned i = 0; i < width && step * width + i < channels; i++)
+          index |= (codes[tap * channels + step * width + i] >> plane & 1u) << i;
+        lane->block[plane * lane->plane_bytes + (tap * t->steps + step) * lane->step_bytes +
+                    lut_byte(lane)] = (uint8_t)index;
+      }
+}
+
+static void pack_bits(const struct conv_term *t, const struct lane *lane, const uint8_t *codes) {
+  const unsigned channels = t->from.channels;
+  const size_t taps = t->rows * t->columns;
+  for (unsigned plane = 0; plane < t->planes; plane++)
+    for (size_t tap = 0; tap < taps; tap++)
+      for (size_t step = 0; step < t->steps; step++) {
+        uint64_t word = 0;
+        for (unsigned i = 0; i < 64 && step * 64 + i < channels; i++)
+          word |= (uint64_t)(codes[tap * channels + step * 64 + i] >> plane & 1) << i;
+        memcpy(lane->block + plane * lane->plane_bytes +
+                   (tap * t->steps + step) * lane->step_bytes + 8 * lane->index,
+               &word, 8);
+      }
+}
+
+/* Where 8-bit bipolar weights pass int8 they become 2 * (b - 128) + 1 on two planes. */
+static int8_t int8_weight(const struct conv_term *t, unsigned plane, uint8_t code) {
+  if (t->planes == 1) return (int8_t)((int)t->term->form * code - t->term->z);
+  return plane ? (int8_t)(code - 128) : 1;
+}
+
+/* Filter taps lie in runs of the group's channels; columns are merged into one run where they
+ * touch. */
+static void pack_int8(const struct conv_term *t, const struct lane *lane, const uint8_t *codes,
+                      size_t shift) {
+  const size_t taps = t->rows * t->columns, run = t->term->length / taps;
+  for (unsigned plane = 0; plane < t->planes; plane++)
+    for (size_t tap = 0; tap < taps; tap++)
+      for (size_t i = 0; i < run; i++) {
+        const size_t at = i + shift;
+        lane->block[plane * lane->plane_bytes + (tap * t->steps + at / 4) * lane->step_bytes +
+                    4 * lane->index + at % 4] =
+            (uint8_t)int8_weight(t, plane, codes[tap * run + i]);
+      }
+}
+
+static void pack_filter(const struct conv_term *t, unsigned output, unsigned outputs,
+                        const uint8_t *codes) {
+  const unsigned lanes = t->kernel->lanes, block = output / lanes;
+  const size_t step_bytes = t->kernel->form == FORM_BITS   ? 8ul * lanes
+                            : t->kernel->form == FORM_INT8 ? 4ul * lanes
+                                                           : lanes;
+  const struct lane lane = {t->weights + block * t->block_bytes, t->plane_bytes, step_bytes,
+                            output % lanes, lanes};
+  switch (t->kernel->form) {
+  case FORM_BITS:
+    pack_bits(t, &lane, codes);
+    return;
+  case FORM_INT8: {
+    const unsigned group = output / (outputs / t->term->groups);
+    const unsigned channel = group * (t->from.channels / t->term->groups);
+    pack_int8(t, &lane, codes, t->first_channel ? channel - t->first_channel[block] : 0);
+    return;
+  }
+  default:
+    pack_lut(t, &lane, codes);
+  }
+}
+
+/* A zero point leaves -zp * sum of the weights: the padding counts as zp and cancels. */
+static int32_t zero_point_offset(const struct conv_term *t, const uint8_t *codes) {
+  int64_t sum = 0;
+  for (size_t i = 0; i < t->term->length; i++)
+    sum += (int64_t)t->term->form * codes[i] - t->term->z;
+  return (int32_t)(-(int64_t)t->from.zero_point * sum);
+}
+
+int pack_weights(struct conv_term *t, unsigned outputs, unsigned padded) {
+  const size_t bytes = t->block_bytes * (padded / t->kernel->lanes);
+  uint8_t *codes = malloc(t->term->length);
+  t->weights = aligned_alloc(64, round_up(bytes, 64));
+  t->offset = t->from.zero_point ? calloc(padded, sizeof *t->offset) : NULL;
+  const int fine = codes && t->weights && (t->offset || !t->from.zero_point);
+  if (fine) memset(t->weights, 0, bytes);
+  for (unsigned output = 0; fine && output < outputs; output++) {
+    unpack_filter(t->term, output, codes);
+    pack_filter(t, output, outputs, codes);
+    if (t->offset) t->offset[output] = zero_point_offset(t, codes);
+  }
+  free(codes);
+  return fine;
+}
