@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from bisect import bisect_right
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -76,7 +77,7 @@ class BitWidthDecayHook(Hook):
             return
         row = {'stage': self._trained + 1, 'iter': runner.iter}
         row.update(bits_now(bare_model(runner.model)))
-        row.update({k: v for k, v in metrics.items() if isinstance(v, int | float)})
+        row.update({k: float(v) for k, v in metrics.items() if isinstance(v, Real)})  # numpy's too
         self.history.append(row)
         runner.message_hub.update_info('stages', self.history)
         if is_main_process():
