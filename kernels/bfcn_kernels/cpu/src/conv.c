@@ -34,15 +34,10 @@ static void expand_planes(const struct conv_term *t, const uint64_t *codes, size
   t->backend->expand[t->kernel->form](&expand);
 }
 
-static void sum_codes(const struct conv_term *t, const uint64_t *codes, size_t pixels,
-                      int32_t *sums) {
-  const unsigned words = (t->from.channels + 63) / 64;
-  for (size_t p = 0; p < pixels; p++) {
-    int32_t sum = 0;
-    for (unsigned b = 0; b < t->from.bits; b++)
-      for (unsigned i = 0; i < words; i++) sum += __builtin_popcountll(*codes++) << b;
-    sums[p] = sum;
-  }
+static void sum_codes(const struct task *task, const struct conv_term *t, const uint64_t *codes,
+                      size_t pixels, int32_t *sums) {
+  bfcn_backend(task->s->isa)
+      ->sum_codes(codes, t->from.bits, (t->from.channels + 63) / 64, pixels, sums);
 }
 
 /* `pixels` pixels of padding: the zero point, so that they count as the number 0. */
@@ -55,7 +50,6 @@ static void expand_padding(const struct task *task, const struct conv_term *t, s
     if (t->box_scale) memset(sums, 0, pixels * sizeof *sums);
     return;
   }
-  (void)task;
   for (size_t p = 0; p < pixels; p++) {
     uint64_t planes[4 * (MAX_CHANNELS / 64)];
     for (unsigned b = 0; b < t->from.bits; b++)
@@ -65,7 +59,7 @@ static void expand_padding(const struct task *task, const struct conv_term *t, s
         planes[b * words + i] = t->from.zero_point >> b & 1 ? all : 0;
       }
     expand_planes(t, planes, 1, out + p * t->pixel_bytes);
-    if (t->box_scale) sum_codes(t, planes, 1, sums + p);
+    if (t->box_scale) sum_codes(task, t, planes, 1, sums + p);
   }
 }
 
@@ -81,7 +75,7 @@ static void expand_row(const struct task *task, const struct conv_term *t, unsig
     const uint64_t *codes =
         (const uint64_t *)source->data + (size_t)y * width * t->from.bits * source->words;
     expand_planes(t, codes, width, body);
-    if (sums) sum_codes(t, codes, width, sums + pad);
+    if (sums) sum_codes(task, t, codes, width, sums + pad);
   } else {
     memcpy(body, (const uint8_t *)source->data + (size_t)y * width * t->from.channels,
            width * t->from.channels);

@@ -24,8 +24,11 @@ static uint64_t largest_sum(const struct conv_term *t) {
   return (uint64_t)t->term->length * ((1u << t->term->bits) - 1) * ((1u << t->from.bits) - 1);
 }
 
-static int serves(const struct gemm_kernel *k, const struct conv_term *t, enum isa isa) {
+static int serves(const struct gemm_kernel *k, const struct conv_term *t, unsigned width,
+                  enum isa isa) {
   if (k->isa > isa) return 0;
+  const struct window *w = &t->term->window;
+  if (k->columns && (k->columns != w->kw || w->sw != 1 || w->dw != 1 || width % k->mr)) return 0;
   if (k->form == FORM_INT8) return t->term->groups == 1 || k->nr == k->lanes;
   return t->term->groups == 1 && t->from.bits <= 4 &&
          (k->sum_bits == 32 || largest_sum(t) <= UINT16_MAX);
@@ -36,7 +39,7 @@ const struct gemm_kernel *kernel_for_outputs(const struct gemm_kernel *k, unsign
   for (size_t i = 0; i < bfcn_gemm_kernel_count; i++) {
     const struct gemm_kernel *other = &bfcn_gemm_kernels[i];
     if (other->isa != k->isa || other->form != k->form || other->pass_planes != k->pass_planes ||
-        other->lanes != k->lanes || other->nr > k->nr)
+        other->lanes != k->lanes || other->nr > k->nr || other->columns != k->columns)
       continue;
     const int fits = other->nr <= left, best_fits = best->nr <= left;
     if (fits > best_fits ||
@@ -46,7 +49,8 @@ const struct gemm_kernel *kernel_for_outputs(const struct gemm_kernel *k, unsign
   return best;
 }
 
-/* Cycles of a tile beyond its multiplications: pointers, the first loads, widening, stores. */
+/* Cycles of a tile's pass beyond its multiplications: pointers, the first loads, widening, stores.
+ */
 enum { TILE_CYCLES = 45 };
 
 static double cycles(const struct gemm_kernel *k, const struct conv_term *t, unsigned outputs,
@@ -59,7 +63,8 @@ static double cycles(const struct gemm_kernel *k, const struct conv_term *t, uns
   for (unsigned done = 0; done < outputs;) {
     const struct gemm_kernel *part = kernel_for_outputs(k, outputs - done);
     sum += (double)divide_up((unsigned)pixels, part->mr) *
-           ((double)depth * part->mr * part->nr / part->macs_per_cycle + TILE_CYCLES);
+           ((double)depth * part->mr * part->nr / part->macs_per_cycle +
+            TILE_CYCLES * passes_of(k, t));
     done += part->nr;
   }
   return sum;
@@ -70,7 +75,7 @@ static bfcn_status choose(const struct bfcn_session *s, const struct conv *conv,
   double least = 0;
   for (size_t i = 0; i < bfcn_gemm_kernel_count; i++) {
     const struct gemm_kernel *k = &bfcn_gemm_kernels[i];
-    if (!serves(k, t, s->isa)) continue;
+    if (!serves(k, t, conv->grid.width, s->isa)) continue;
     const double cost = cycles(k, t, conv->outputs, pixels_of(conv->grid));
     const int wanted = s->wanted_kernel && !strcmp(s->wanted_kernel, k->name);
     if (!t->kernel || cost < least || wanted) t->kernel = k, least = cost;

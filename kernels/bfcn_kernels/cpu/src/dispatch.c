@@ -15,8 +15,8 @@ _Alignas(64) uint8_t bfcn_lut4[256][16];
 #include "kernels.inc"
 #undef BFCN_GEMM
 
-#define BFCN_GEMM(name, isa, form, pass_planes, mr, nr, lanes, sum_bits, rate) \
-  {#name, ISA_##isa, FORM_##form, pass_planes, mr, nr, lanes, sum_bits, rate, name},
+#define BFCN_GEMM(name, isa, form, pass_planes, columns, mr, nr, lanes, sum_bits, rate) \
+  {#name, ISA_##isa, FORM_##form, pass_planes, columns, mr, nr, lanes, sum_bits, rate, name},
 const struct gemm_kernel bfcn_gemm_kernels[] = {
 #include "kernels.inc"
 };

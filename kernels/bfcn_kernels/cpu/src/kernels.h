@@ -46,6 +46,7 @@ struct gemm_kernel {
   enum isa isa;
   enum form form;
   unsigned pass_planes; /* activation planes a pass takes: 1 or 2; 0 for FORM_INT8 */
+  unsigned columns;     /* taps of a filter row that it needs, at stride and dilation 1; 0: any */
   unsigned mr, nr;
   unsigned lanes;       /* outputs a block of weights holds; nr is a multiple */
   unsigned sum_bits;    /* 16 (unsigned) or 32 */
@@ -107,6 +108,9 @@ struct backend {
   void (*expand[FORMS])(const struct expand *expand);
   void (*epilogue)(const struct epilogue *epilogue);           /* through float32 */
   void (*epilogue_threshold)(const struct epilogue *epilogue); /* 16-bit thresholds, bits 1..2 */
+  /* sums[p] = sum of the codes of pixel p */
+  void (*sum_codes)(const uint64_t *planes, unsigned bits, unsigned words, size_t pixels,
+                    int32_t *sums);
   void (*unpack)(const uint64_t *planes, unsigned bits, unsigned words, size_t pixels,
                  unsigned channels, uint8_t *codes);
   void (*pack)(const uint8_t *codes, unsigned channels, size_t pixels, unsigned bits,

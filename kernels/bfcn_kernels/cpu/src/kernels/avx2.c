@@ -24,59 +24,59 @@ TILE lut4_tile(const struct gemm *g, const int p, const int nv, const size_t run
   const size_t runs = (g->steps + run - 1) / run, even = (g->steps + runs - 1) / runs;
   __m256i total[4], high[4];
   UNROLLED
-    for (int i = 0; i < p * nv; i++) total[i] = high[i] = _mm256_setzero_si256();
+  for (int i = 0; i < p * nv; i++) total[i] = high[i] = _mm256_setzero_si256();
   for (unsigned plane = g->planes; plane-- > 0;) {
     const uint8_t *w = (const uint8_t *)g->weights + plane * g->plane_bytes;
     UNROLLED
-      for (int i = 0; i < p * nv; i++) {
-        total[i] = _mm256_add_epi16(total[i], total[i]);
-        high[i] = _mm256_add_epi16(high[i], high[i]);
-      }
+    for (int i = 0; i < p * nv; i++) {
+      total[i] = _mm256_add_epi16(total[i], total[i]);
+      high[i] = _mm256_add_epi16(high[i], high[i]);
+    }
     for (size_t row = 0; row < g->rows; row++) {
       const uint8_t *const *pixels = g->pixels + row * g->row_stride;
       for (size_t column = 0; column < g->columns; column++) {
         const uint16_t *x[4];
         UNROLLED
-          for (int i = 0; i < p; i++)
-            x[i] = (const uint16_t *)(pixels[i] + g->first_byte + column * g->column_bytes);
+        for (int i = 0; i < p; i++)
+          x[i] = (const uint16_t *)(pixels[i] + g->first_byte + column * g->column_bytes);
         for (size_t done = 0; done < g->steps;) {
           const size_t stop = g->steps - done > even ? done + even : g->steps;
           __m256i bytes[4];
           UNROLLED
-            for (int i = 0; i < p * nv; i++) bytes[i] = _mm256_setzero_si256();
-          ROLLED for (; done < stop; done++, w += 32) {
+          for (int i = 0; i < p * nv; i++) bytes[i] = _mm256_setzero_si256();
+          ROLLED
+          for (; done < stop; done++, w += 32) {
             __m256i index[2];
             UNROLLED
-              for (int n = 0; n < nv; n++)
-                index[n] = _mm256_load_si256((const __m256i *)(w + (size_t)n * g->block_bytes));
+            for (int n = 0; n < nv; n++)
+              index[n] = _mm256_load_si256((const __m256i *)(w + (size_t)n * g->block_bytes));
             UNROLLED
-              for (int i = 0; i < p; i++) {
-                const __m256i table = _mm256_broadcastsi128_si256(
-                    _mm_load_si128((const __m128i *)(bfcn_lut4[0] + x[i][done])));
-                UNROLLED
-                  for (int n = 0; n < nv; n++)
-                    bytes[i * nv + n] =
-                        _mm256_add_epi8(bytes[i * nv + n], _mm256_shuffle_epi8(table, index[n]));
-              }
+            for (int i = 0; i < p; i++) {
+              const __m256i table = _mm256_broadcastsi128_si256(
+                  _mm_load_si128((const __m128i *)(bfcn_lut4[0] + x[i][done])));
+              UNROLLED
+              for (int n = 0; n < nv; n++)
+                bytes[i * nv + n] =
+                    _mm256_add_epi8(bytes[i * nv + n], _mm256_shuffle_epi8(table, index[n]));
+            }
           }
           UNROLLED
-            for (int i = 0; i < p * nv; i++) {
-              total[i] = _mm256_add_epi16(total[i], bytes[i]);
-              high[i] = _mm256_add_epi16(high[i], _mm256_srli_epi16(bytes[i], 8));
-            }
+          for (int i = 0; i < p * nv; i++) {
+            total[i] = _mm256_add_epi16(total[i], bytes[i]);
+            high[i] = _mm256_add_epi16(high[i], _mm256_srli_epi16(bytes[i], 8));
+          }
         }
       }
     }
   }
   UNROLLED
-    for (int i = 0; i < p; i++)
-      UNROLLED
-        for (int n = 0; n < nv; n++) {
-          uint16_t *sums = (uint16_t *)g->sums + (size_t)i * g->sum_stride + n * 32;
-          const __m256i odd = high[i * nv + n];
-          add_to(sums, _mm256_sub_epi16(total[i * nv + n], _mm256_slli_epi16(odd, 8)), g);
-          add_to(sums + 16, odd, g);
-        }
+  for (int i = 0; i < p; i++) UNROLLED
+  for (int n = 0; n < nv; n++) {
+    uint16_t *sums = (uint16_t *)g->sums + (size_t)i * g->sum_stride + n * 32;
+    const __m256i odd = high[i * nv + n];
+    add_to(sums, _mm256_sub_epi16(total[i * nv + n], _mm256_slli_epi16(odd, 8)), g);
+    add_to(sums + 16, odd, g);
+  }
 }
 
 void lut4_gemm_a1_2x64__avx2(const struct gemm *g) {
@@ -96,11 +96,11 @@ void lut4_gemm_a2_4x32__avx2(const struct gemm *g) {
 TILE int8_tile(const struct gemm *g, const int p) {
   __m256i total[8];
   UNROLLED
-    for (int i = 0; i < 2 * p; i++) total[i] = _mm256_setzero_si256();
+  for (int i = 0; i < 2 * p; i++) total[i] = _mm256_setzero_si256();
   for (unsigned plane = g->planes; plane-- > 0;) {
     const uint8_t *w = (const uint8_t *)g->weights + plane * g->plane_bytes;
     UNROLLED
-      for (int i = 0; i < 2 * p; i++) total[i] = _mm256_add_epi32(total[i], total[i]);
+    for (int i = 0; i < 2 * p; i++) total[i] = _mm256_add_epi32(total[i], total[i]);
     for (size_t row = 0; row < g->rows; row++) {
       const uint8_t *const *pixels = g->pixels + row * g->row_stride;
       for (size_t column = 0; column < g->columns; column++) {
@@ -109,36 +109,36 @@ TILE int8_tile(const struct gemm *g, const int p) {
           /* Even and odd bytes of each output's 4 weights, as 16-bit lanes. */
           __m256i even[2], odd[2];
           UNROLLED
-            for (int n = 0; n < 2; n++) {
-              const __m256i four = _mm256_load_si256((const __m256i *)(w + 32 * n));
-              even[n] = _mm256_srai_epi16(_mm256_slli_epi16(four, 8), 8);
-              odd[n] = _mm256_srai_epi16(four, 8);
-            }
+          for (int n = 0; n < 2; n++) {
+            const __m256i four = _mm256_load_si256((const __m256i *)(w + 32 * n));
+            even[n] = _mm256_srai_epi16(_mm256_slli_epi16(four, 8), 8);
+            odd[n] = _mm256_srai_epi16(four, 8);
+          }
           UNROLLED
-            for (int i = 0; i < p; i++) {
-              int32_t four;
-              memcpy(&four, pixels[i] + at + 4 * step, 4);
-              const __m256i x = _mm256_set1_epi32(four);
-              const __m256i x_even = _mm256_and_si256(x, _mm256_set1_epi16(255));
-              const __m256i x_odd = _mm256_srli_epi16(x, 8);
-              UNROLLED
-                for (int n = 0; n < 2; n++) {
-                  const __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(x_even, even[n]),
-                                                       _mm256_madd_epi16(x_odd, odd[n]));
-                  total[2 * i + n] = _mm256_add_epi32(total[2 * i + n], sum);
-                }
+          for (int i = 0; i < p; i++) {
+            int32_t four;
+            memcpy(&four, pixels[i] + at + 4 * step, 4);
+            const __m256i x = _mm256_set1_epi32(four);
+            const __m256i x_even = _mm256_and_si256(x, _mm256_set1_epi16(255));
+            const __m256i x_odd = _mm256_srli_epi16(x, 8);
+            UNROLLED
+            for (int n = 0; n < 2; n++) {
+              const __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(x_even, even[n]),
+                                                   _mm256_madd_epi16(x_odd, odd[n]));
+              total[2 * i + n] = _mm256_add_epi32(total[2 * i + n], sum);
             }
+          }
         }
       }
     }
   }
   UNROLLED
-    for (int i = 0; i < 2 * p; i++) {
-      int32_t *sums = (int32_t *)g->sums + (size_t)(i / 2) * g->sum_stride + i % 2 * 8;
-      __m256i v = _mm256_sll_epi32(total[i], _mm_cvtsi32_si128((int)g->shift));
-      if (g->accumulate) v = _mm256_add_epi32(v, _mm256_loadu_si256((const __m256i *)sums));
-      _mm256_storeu_si256((__m256i *)sums, v);
-    }
+  for (int i = 0; i < 2 * p; i++) {
+    int32_t *sums = (int32_t *)g->sums + (size_t)(i / 2) * g->sum_stride + i % 2 * 8;
+    __m256i v = _mm256_sll_epi32(total[i], _mm_cvtsi32_si128((int)g->shift));
+    if (g->accumulate) v = _mm256_add_epi32(v, _mm256_loadu_si256((const __m256i *)sums));
+    _mm256_storeu_si256((__m256i *)sums, v);
+  }
 }
 
 void int8_gemm_4x16__avx2(const struct gemm *g) {
@@ -271,20 +271,20 @@ TILE threshold_block(const struct epilogue *e, unsigned c, const int residual_bi
     if (residual_bits) memcpy(&bits0, residual + p * (size_t)residual_bits * plane, 4);
     if (residual_bits == 2) memcpy(&bits1, residual + (p * 2 + 1) * plane, 4);
     UNROLLED
-      for (int h = 0; h < 2; h++) {
-        acc[h] = _mm256_loadu_si256((const __m256i *)(sums + 16 * h));
-        if (term->k == 2) acc[h] = _mm256_add_epi16(acc[h], acc[h]);
-        acc[h] = _mm256_add_epi16(acc[h], box);
-        if (residual_bits) r0[h] = lanes(bits0 >> 16 * h);
-        if (residual_bits == 2) r1[h] = lanes(bits1 >> 16 * h);
-      }
+    for (int h = 0; h < 2; h++) {
+      acc[h] = _mm256_loadu_si256((const __m256i *)(sums + 16 * h));
+      if (term->k == 2) acc[h] = _mm256_add_epi16(acc[h], acc[h]);
+      acc[h] = _mm256_add_epi16(acc[h], box);
+      if (residual_bits) r0[h] = lanes(bits0 >> 16 * h);
+      if (residual_bits == 2) r1[h] = lanes(bits1 >> 16 * h);
+    }
     uint32_t at_least[3];
     UNROLLED
-      for (int j = 0; j < steps; j++) {
-        const __m256i t[2] = {threshold_of(thresholds, codes, steps, j, 0, r0[0], r1[0]),
-                              threshold_of(thresholds, codes, steps, j, 1, r0[1], r1[1])};
-        at_least[j] = reached(acc, t) ^ e->flips[block];
-      }
+    for (int j = 0; j < steps; j++) {
+      const __m256i t[2] = {threshold_of(thresholds, codes, steps, j, 0, r0[0], r1[0]),
+                            threshold_of(thresholds, codes, steps, j, 1, r0[1], r1[1])};
+      at_least[j] = reached(acc, t) ^ e->flips[block];
+    }
     uint32_t low = at_least[0];
     if (bits == 2) {
       low = (at_least[0] & ~at_least[1]) | at_least[2];
@@ -323,6 +323,7 @@ const struct backend bfcn_backend_avx2 = {
     .expand = {[FORM_BITS] = expand_bits, [FORM_LUT4] = expand_lut4, [FORM_INT8] = expand_int8},
     .epilogue = epilogue,
     .epilogue_threshold = epilogue_threshold,
+    .sum_codes = sum_codes,
     .unpack = unpack,
     .pack = pack,
     .lerp = lerp,

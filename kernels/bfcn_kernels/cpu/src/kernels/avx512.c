@@ -32,26 +32,19 @@ static inline void expand_lut6_pass(const uint8_t *low, const uint8_t *high, siz
                                     size_t steps, int pair, uint16_t *out) {
   for (size_t step = 0, at = 0; step < steps; step += 64, at += 48) {
     const size_t left = steps - step;
-    const __m512i f0 = six_bit_fields(low + at, bytes - at);
-    const __m512i f1 = high ? six_bit_fields(high + at, bytes - at) : _mm512_setzero_si512();
-    UNROLLED
-      for (int q = 0; q < 4; q++) {
-        if (left <= (size_t)q * 16) break;
-        const __mmask16 some =
-            (__mmask16)low_bits(left - (size_t)q * 16 < 16 ? left - (size_t)q * 16 : 16);
-        uint8_t bytes0[64], bytes1[64];
-        _mm512_storeu_si512(bytes0, f0);
-        _mm512_storeu_si512(bytes1, f1);
-        __m512i v0 = _mm512_slli_epi32(
-            _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(bytes0 + q * 16))), 6);
-        __m512i v1 = _mm512_slli_epi32(
-            _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(bytes1 + q * 16))), 22);
-        if (pair)
-          _mm512_mask_storeu_epi32(out + (step + (size_t)q * 16) * 2, some,
-                                   _mm512_or_si512(v0, v1));
-        else
-          _mm512_mask_cvtepi32_storeu_epi16(out + step + (size_t)q * 16, some, v0);
-      }
+    __m512i f0 = six_bit_fields(low + at, bytes - at);
+    __m512i f1 = high ? six_bit_fields(high + at, bytes - at) : _mm512_setzero_si512();
+    for (size_t q = 0; q < 64 && q < left; q += 16) {
+      const __mmask16 some = (__mmask16)low_bits(left - q < 16 ? left - q : 16);
+      const __m512i v0 = _mm512_slli_epi32(_mm512_cvtepu8_epi32(_mm512_castsi512_si128(f0)), 6);
+      const __m512i v1 = _mm512_slli_epi32(_mm512_cvtepu8_epi32(_mm512_castsi512_si128(f1)), 22);
+      if (pair)
+        _mm512_mask_storeu_epi32(out + (step + q) * 2, some, _mm512_or_si512(v0, v1));
+      else
+        _mm512_mask_cvtepi32_storeu_epi16(out + step + q, some, v0);
+      f0 = _mm512_shuffle_i64x2(f0, f0, 0x39); /* the next 128 bits */
+      f1 = _mm512_shuffle_i64x2(f1, f1, 0x39);
+    }
   }
 }
 
@@ -142,6 +135,7 @@ static inline __m512i to_codes(__m512 t, unsigned bits) {
   return _mm512_cvttps_epi32(_mm512_min_ps(_mm512_max_ps(u, _mm512_setzero_ps()), top));
 }
 
+/* Codes of pixel p to planes, whatever the terms, residuals and bits. */
 static void store_planes(const struct epilogue *e, size_t p) {
   const size_t words = (e->all_channels + 63) / 64;
   uint64_t *out = (uint64_t *)e->out + p * e->bits * words + e->first / 64;
@@ -157,7 +151,95 @@ static void store_planes(const struct epilogue *e, size_t p) {
   }
 }
 
+/* acc * scale of 16 lanes; the width of the sums is a constant. */
+static inline __m512 product_of(const struct epilogue_term *t, const int sum_bits, size_t p,
+                                unsigned c, __m512i offset, __m512 scale) {
+  const size_t at = p * t->sum_stride + c;
+  __m512i acc;
+  if (sum_bits == 16)
+    acc = _mm512_cvtepu16_epi32(
+        _mm256_loadu_si256((const __m256i *)((const uint16_t *)t->sums + at)));
+  else
+    acc = _mm512_loadu_si512((const int32_t *)t->sums + at);
+  if (t->k == 2) acc = _mm512_add_epi32(acc, acc);
+  if (t->box_scale)
+    offset = _mm512_add_epi32(
+        offset, _mm512_set1_epi32((int32_t)((uint32_t)t->box_scale * (uint32_t)t->box[p])));
+  return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(acc, offset)), scale);
+}
+
+/* Codes of 1 or 2 bits of 16 lanes of every pixel, without residuals: coefficients stay in
+ * registers, and code >= j where t + 0.5 >= j. */
+TILE low_bit_block(const struct epilogue *e, unsigned c, const unsigned bits, const unsigned terms,
+                   const int sum_bits) {
+  const size_t plane = (e->all_channels + 63) / 64 * 8;
+  const unsigned channel = e->first + c;
+  uint8_t *out = (uint8_t *)e->out + channel / 8;
+  const __m512 bias = _mm512_loadu_ps(e->bias + channel);
+  __m512 scale[2];
+  __m512i offset[2];
+  UNROLLED
+  for (unsigned i = 0; i < terms; i++) {
+    scale[i] = _mm512_loadu_ps(e->term[i].scale + channel);
+    offset[i] = e->term[i].offset ? _mm512_loadu_si512(e->term[i].offset + channel)
+                                  : _mm512_setzero_si512();
+  }
+  for (size_t p = 0; p < e->pixels; p++, out += bits * plane) {
+    __m512 t = _mm512_add_ps(product_of(&e->term[0], sum_bits, p, c, offset[0], scale[0]), bias);
+    if (terms == 2)
+      t = _mm512_add_ps(t, product_of(&e->term[1], sum_bits, p, c, offset[1], scale[1]));
+    const __m512 u = _mm512_add_ps(t, _mm512_set1_ps(0.5f));
+    const unsigned one = _mm512_cmp_ps_mask(u, _mm512_set1_ps(1), _CMP_GE_OQ);
+    if (bits == 1) {
+      const uint16_t only = (uint16_t)one;
+      memcpy(out, &only, 2);
+      continue;
+    }
+    const unsigned two = _mm512_cmp_ps_mask(u, _mm512_set1_ps(2), _CMP_GE_OQ);
+    const unsigned three = _mm512_cmp_ps_mask(u, _mm512_set1_ps(3), _CMP_GE_OQ);
+    const uint16_t low = (uint16_t)((one & ~two) | three), high = (uint16_t)two;
+    memcpy(out, &low, 2);
+    memcpy(out + plane, &high, 2);
+  }
+}
+
+/* Whether the blocks serve this epilogue: then all its planes are written. */
+static int low_bit_blocks(const struct epilogue *e) {
+  const unsigned wide = e->term[0].sum_bits == 32;
+  if (e->bits < 1 || e->bits > 2 || e->residuals || e->terms > 2 || e->channels % 64 ||
+      (e->terms == 2 && e->term[1].sum_bits != e->term[0].sum_bits))
+    return 0;
+  for (unsigned c = 0; c < e->channels; c += 16)
+    switch ((e->bits - 1) * 4 + (e->terms - 1) * 2 + wide) {
+    case 0:
+      low_bit_block(e, c, 1, 1, 16);
+      break;
+    case 1:
+      low_bit_block(e, c, 1, 1, 32);
+      break;
+    case 2:
+      low_bit_block(e, c, 1, 2, 16);
+      break;
+    case 3:
+      low_bit_block(e, c, 1, 2, 32);
+      break;
+    case 4:
+      low_bit_block(e, c, 2, 1, 16);
+      break;
+    case 5:
+      low_bit_block(e, c, 2, 1, 32);
+      break;
+    case 6:
+      low_bit_block(e, c, 2, 2, 16);
+      break;
+    default:
+      low_bit_block(e, c, 2, 2, 32);
+    }
+  return 1;
+}
+
 static void epilogue(const struct epilogue *e) {
+  if (low_bit_blocks(e)) return;
   for (size_t p = 0; p < e->pixels; p++) {
     if (e->bits && e->bits <= 4) {
       store_planes(e, p);
@@ -198,9 +280,9 @@ TILE threshold_block(const struct epilogue *e, unsigned c, const int residual_bi
   const uint32_t flip = e->flips[block];
   __m512i thresholds[12];
   UNROLLED
-    for (int i = 0; i < steps * codes; i++)
-      thresholds[i] = _mm512_load_si512(e->thresholds +
-                                        (block * (unsigned)(steps * codes) + (unsigned)i) * 32ul);
+  for (int i = 0; i < steps * codes; i++)
+    thresholds[i] =
+        _mm512_load_si512(e->thresholds + (block * (unsigned)(steps * codes) + (unsigned)i) * 32ul);
   const uint8_t *residual =
       residual_bits ? (const uint8_t *)e->residual[0].codes + 4ul * block : NULL;
   uint8_t *out = (uint8_t *)e->out + 4ul * block;
@@ -217,10 +299,10 @@ TILE threshold_block(const struct epilogue *e, unsigned c, const int residual_bi
     }
     uint32_t reached[3];
     UNROLLED
-      for (int j = 0; j < steps; j++)
-        reached[j] = _mm512_cmpge_epi16_mask(
-                         acc, threshold_of(thresholds, residual_bits, steps, j, r0, r1)) ^
-                     flip;
+    for (int j = 0; j < steps; j++)
+      reached[j] =
+          _mm512_cmpge_epi16_mask(acc, threshold_of(thresholds, residual_bits, steps, j, r0, r1)) ^
+          flip;
     uint32_t low = reached[0];
     if (bits == 2) {
       low = (reached[0] & ~reached[1]) | reached[2];
@@ -263,6 +345,7 @@ const struct backend bfcn_backend_avx512 = {
     .expand = {[FORM_BITS] = expand_bits, [FORM_LUT6] = expand_lut6, [FORM_INT8] = expand_int8},
     .epilogue = epilogue,
     .epilogue_threshold = epilogue_threshold,
+    .sum_codes = sum_codes,
     .unpack = unpack,
     .pack = pack,
     .lerp = lerp,

@@ -48,57 +48,115 @@ TILE lut6_tile(const struct gemm *g, const int p, const int nv, const int a2) {
   const size_t even = (g->steps + runs - 1) / runs;
   __m512i total[8], high[8];
   UNROLLED
-    for (int i = 0; i < p * nv; i++) total[i] = high[i] = _mm512_setzero_si512();
+  for (int i = 0; i < p * nv; i++) total[i] = high[i] = _mm512_setzero_si512();
   for (unsigned plane = g->planes; plane-- > 0;) {
     const uint8_t *w = (const uint8_t *)g->weights + plane * g->plane_bytes;
     UNROLLED
-      for (int i = 0; i < p * nv; i++) {
-        total[i] = _mm512_add_epi16(total[i], total[i]);
-        high[i] = _mm512_add_epi16(high[i], high[i]);
-      }
+    for (int i = 0; i < p * nv; i++) {
+      total[i] = _mm512_add_epi16(total[i], total[i]);
+      high[i] = _mm512_add_epi16(high[i], high[i]);
+    }
     for (size_t row = 0; row < g->rows; row++) {
       const uint8_t *const *pixels = g->pixels + row * g->row_stride;
       for (size_t column = 0; column < g->columns; column++) {
         const uint16_t *x[8];
         UNROLLED
-          for (int i = 0; i < p; i++)
-            x[i] = (const uint16_t *)(pixels[i] + g->first_byte + column * g->column_bytes);
+        for (int i = 0; i < p; i++)
+          x[i] = (const uint16_t *)(pixels[i] + g->first_byte + column * g->column_bytes);
         for (size_t done = 0; done < g->steps;) {
           const size_t stop = g->steps - done > even ? done + even : g->steps;
           __m512i bytes[8];
           UNROLLED
-            for (int i = 0; i < p * nv; i++) bytes[i] = _mm512_setzero_si512();
-          ROLLED for (; done < stop; done++) {
+          for (int i = 0; i < p * nv; i++) bytes[i] = _mm512_setzero_si512();
+          ROLLED
+          for (; done < stop; done++) {
             __m512i index[4];
             UNROLLED
-              for (int n = 0; n < nv; n++)
-                index[n] = _mm512_load_si512(w + (size_t)n * g->block_bytes);
+            for (int n = 0; n < nv; n++)
+              index[n] = _mm512_load_si512(w + (size_t)n * g->block_bytes);
             w += 64;
             UNROLLED
-              for (int i = 0; i < p; i++) {
-                __m512i table = a2 ? lut6_table_a2(x[i] + done * 2) : lut6_table_a1(x[i] + done);
-                UNROLLED
-                  for (int n = 0; n < nv; n++) {
-                    __m512i looked = _mm512_permutexvar_epi8(index[n], table);
-                    bytes[i * nv + n] = _mm512_add_epi8(bytes[i * nv + n], looked);
-                  }
+            for (int i = 0; i < p; i++) {
+              __m512i table = a2 ? lut6_table_a2(x[i] + done * 2) : lut6_table_a1(x[i] + done);
+              UNROLLED
+              for (int n = 0; n < nv; n++) {
+                __m512i looked = _mm512_permutexvar_epi8(index[n], table);
+                bytes[i * nv + n] = _mm512_add_epi8(bytes[i * nv + n], looked);
               }
+            }
           }
           UNROLLED
-            for (int i = 0; i < p * nv; i++) {
-              total[i] = _mm512_add_epi16(total[i], bytes[i]);
-              high[i] = _mm512_add_epi16(high[i], _mm512_srli_epi16(bytes[i], 8));
-            }
+          for (int i = 0; i < p * nv; i++) {
+            total[i] = _mm512_add_epi16(total[i], bytes[i]);
+            high[i] = _mm512_add_epi16(high[i], _mm512_srli_epi16(bytes[i], 8));
+          }
         }
       }
     }
   }
   UNROLLED
-    for (int i = 0; i < p; i++)
-      UNROLLED
-        for (int n = 0; n < nv; n++)
-          store_lut_sums(g, (uint16_t *)g->sums + (size_t)i * g->sum_stride + n * 64,
-                         total[i * nv + n], high[i * nv + n]);
+  for (int i = 0; i < p; i++) UNROLLED
+  for (int n = 0; n < nv; n++)
+    store_lut_sums(g, (uint16_t *)g->sums + (size_t)i * g->sum_stride + n * 64, total[i * nv + n],
+                   high[i * nv + n]);
+}
+
+/* Three columns at stride 1 share their tables: those of 6 neighbouring source pixels serve 4
+ * output pixels, so a lookup costs half the loads. Pixels of the tile are neighbours in one row. */
+TILE lut6_tile_k3(const struct gemm *g, const int nv) {
+  enum { P = 4, COLUMNS = 3, RUN = RUN_A2 / COLUMNS };
+  const size_t runs = (g->steps + RUN - 1) / RUN, even = (g->steps + runs - 1) / runs;
+  __m512i total[8], high[8];
+  UNROLLED
+  for (int i = 0; i < P * nv; i++) total[i] = high[i] = _mm512_setzero_si512();
+  for (unsigned plane = g->planes; plane-- > 0;) {
+    const uint8_t *w = (const uint8_t *)g->weights + plane * g->plane_bytes;
+    UNROLLED
+    for (int i = 0; i < P * nv; i++) {
+      total[i] = _mm512_add_epi16(total[i], total[i]);
+      high[i] = _mm512_add_epi16(high[i], high[i]);
+    }
+    for (size_t row = 0; row < g->rows; row++, w += 2 * g->steps * 64) {
+      const uint8_t *x = g->pixels[row * g->row_stride] + g->first_byte;
+      for (size_t done = 0; done < g->steps;) {
+        const size_t stop = g->steps - done > even ? done + even : g->steps;
+        __m512i bytes[8];
+        UNROLLED
+        for (int i = 0; i < P * nv; i++) bytes[i] = _mm512_setzero_si512();
+        ROLLED
+        for (; done < stop; done++, w += 64) {
+          __m512i index[COLUMNS][2];
+          UNROLLED
+          for (int i = 0; i < COLUMNS * nv; i++)
+            index[i / nv][i % nv] = _mm512_load_si512(w + (size_t)(i / nv) * g->steps * 64 +
+                                                      (size_t)(i % nv) * g->block_bytes);
+          UNROLLED
+          for (int j = 0; j < P + COLUMNS - 1; j++) {
+            const __m512i table =
+                lut6_table_a2((const uint16_t *)(x + (size_t)j * g->column_bytes) + done * 2);
+            UNROLLED
+            for (int column = 0; column < COLUMNS; column++) {
+              const int i = j - column; /* the output pixel that sees source pixel j there */
+              if (i < 0 || i >= P) continue;
+              UNROLLED
+              for (int n = 0; n < nv; n++)
+                bytes[i * nv + n] = _mm512_add_epi8(
+                    bytes[i * nv + n], _mm512_permutexvar_epi8(index[column][n], table));
+            }
+          }
+        }
+        UNROLLED
+        for (int i = 0; i < P * nv; i++) {
+          total[i] = _mm512_add_epi16(total[i], bytes[i]);
+          high[i] = _mm512_add_epi16(high[i], _mm512_srli_epi16(bytes[i], 8));
+        }
+      }
+    }
+  }
+  UNROLLED
+  for (int i = 0; i < P * nv; i++)
+    store_lut_sums(g, (uint16_t *)g->sums + (size_t)(i / nv) * g->sum_stride + i % nv * 64,
+                   total[i], high[i]);
 }
 
 void lut6_gemm_a1_8x64__avx512(const struct gemm *g) {
@@ -117,6 +175,16 @@ void lut6_gemm_a2_2x256__avx512(const struct gemm *g) {
   lut6_tile(g, 2, 4, 1);
 }
 
+void lut6_gemm_a2_2x192__avx512(const struct gemm *g) {
+  lut6_tile(g, 2, 3, 1);
+}
+void lut6_gemm_a2_4x128k3__avx512(const struct gemm *g) {
+  lut6_tile_k3(g, 2);
+}
+void lut6_gemm_a2_4x64k3__avx512(const struct gemm *g) {
+  lut6_tile_k3(g, 1);
+}
+
 static inline void store_i32(const struct gemm *g, int32_t *sums, __m512i sum) {
   sum = _mm512_sll_epi32(sum, _mm_cvtsi32_si128((int)g->shift));
   if (g->accumulate) sum = _mm512_add_epi32(sum, _mm512_loadu_si512(sums));
@@ -128,61 +196,60 @@ static inline void store_i32(const struct gemm *g, int32_t *sums, __m512i sum) {
 TILE bits_tile(const struct gemm *g, const int p, const int nv, const int a) {
   __m512i total[16];
   UNROLLED
-    for (int i = 0; i < p * nv; i++) total[i] = _mm512_setzero_si512();
+  for (int i = 0; i < p * nv; i++) total[i] = _mm512_setzero_si512();
   for (unsigned plane = g->planes; plane-- > 0;) {
     const uint8_t *w = (const uint8_t *)g->weights + plane * g->plane_bytes;
     __m512i count[16];
     UNROLLED
-      for (int i = 0; i < p * a * nv; i++) count[i] = _mm512_setzero_si512();
+    for (int i = 0; i < p * a * nv; i++) count[i] = _mm512_setzero_si512();
     for (size_t row = 0; row < g->rows; row++) {
       const uint8_t *const *pixels = g->pixels + row * g->row_stride;
       for (size_t column = 0; column < g->columns; column++) {
         const int64_t *x[8];
         UNROLLED
-          for (int i = 0; i < p; i++)
-            x[i] = (const int64_t *)(pixels[i] + g->first_byte + column * g->column_bytes);
-        ROLLED for (size_t step = 0; step < g->steps; step++) {
+        for (int i = 0; i < p; i++)
+          x[i] = (const int64_t *)(pixels[i] + g->first_byte + column * g->column_bytes);
+        ROLLED
+        for (size_t step = 0; step < g->steps; step++) {
           __m512i weight[2];
           UNROLLED
-            for (int n = 0; n < nv; n++)
-              weight[n] = _mm512_load_si512(w + (size_t)n * g->block_bytes);
+          for (int n = 0; n < nv; n++)
+            weight[n] = _mm512_load_si512(w + (size_t)n * g->block_bytes);
           w += 64;
           UNROLLED
-            for (int i = 0; i < p * a; i++) {
-              __m512i bits = _mm512_set1_epi64(x[i / a][(size_t)(i % a) * g->steps + step]);
-              UNROLLED
-                for (int n = 0; n < nv; n++)
-                  count[i * nv + n] = _mm512_add_epi64(
-                      count[i * nv + n], _mm512_popcnt_epi64(_mm512_and_si512(bits, weight[n])));
-            }
+          for (int i = 0; i < p * a; i++) {
+            __m512i bits = _mm512_set1_epi64(x[i / a][(size_t)(i % a) * g->steps + step]);
+            UNROLLED
+            for (int n = 0; n < nv; n++)
+              count[i * nv + n] = _mm512_add_epi64(
+                  count[i * nv + n], _mm512_popcnt_epi64(_mm512_and_si512(bits, weight[n])));
+          }
         }
       }
     }
     UNROLLED
-      for (int i = 0; i < p; i++)
-        UNROLLED
-          for (int n = 0; n < nv; n++) {
-            __m512i sum = count[i * a * nv + n];
-            if (a == 2)
-              sum = _mm512_add_epi64(sum, _mm512_slli_epi64(count[(i * a + 1) * nv + n], 1));
-            total[i * nv + n] = _mm512_add_epi64(_mm512_slli_epi64(total[i * nv + n], 1), sum);
-          }
+    for (int i = 0; i < p; i++) UNROLLED
+    for (int n = 0; n < nv; n++) {
+      __m512i sum = count[i * a * nv + n];
+      if (a == 2) sum = _mm512_add_epi64(sum, _mm512_slli_epi64(count[(i * a + 1) * nv + n], 1));
+      total[i * nv + n] = _mm512_add_epi64(_mm512_slli_epi64(total[i * nv + n], 1), sum);
+    }
   }
   UNROLLED
-    for (int i = 0; i < p; i++) {
-      int32_t *sums = (int32_t *)g->sums + (size_t)i * g->sum_stride;
-      if (nv == 2) {
-        __m512i low = _mm512_castsi256_si512(_mm512_cvtepi64_epi32(total[i * nv]));
-        store_i32(g, sums, _mm512_inserti64x4(low, _mm512_cvtepi64_epi32(total[i * nv + 1]), 1));
-      }
-    }
+  for (int i = 0; i < p * nv; i++) {
+    uint16_t *sums = (uint16_t *)g->sums + (size_t)(i / nv) * g->sum_stride + i % nv * 8;
+    __m128i sum = _mm512_cvtepi64_epi16(total[i]);
+    sum = _mm_sll_epi16(sum, _mm_cvtsi32_si128((int)g->shift));
+    if (g->accumulate) sum = _mm_add_epi16(sum, _mm_loadu_si128((const __m128i *)sums));
+    _mm_storeu_si128((__m128i *)sums, sum);
+  }
 }
 
 void bits_gemm_a1_8x16__avx512(const struct gemm *g) {
   bits_tile(g, 8, 2, 1);
 }
-void bits_gemm_a1_4x16__avx512(const struct gemm *g) {
-  bits_tile(g, 4, 2, 1);
+void bits_gemm_a2_8x8__avx512(const struct gemm *g) {
+  bits_tile(g, 8, 1, 2);
 }
 void bits_gemm_a2_4x16__avx512(const struct gemm *g) {
   bits_tile(g, 4, 2, 2);
@@ -192,41 +259,41 @@ void bits_gemm_a2_4x16__avx512(const struct gemm *g) {
 TILE int8_tile(const struct gemm *g, const int p, const int nv) {
   __m512i total[16];
   UNROLLED
-    for (int i = 0; i < p * nv; i++) total[i] = _mm512_setzero_si512();
+  for (int i = 0; i < p * nv; i++) total[i] = _mm512_setzero_si512();
   for (unsigned plane = g->planes; plane-- > 0;) {
     const uint8_t *w = (const uint8_t *)g->weights + plane * g->plane_bytes;
     UNROLLED
-      for (int i = 0; i < p * nv; i++) total[i] = _mm512_add_epi32(total[i], total[i]);
+    for (int i = 0; i < p * nv; i++) total[i] = _mm512_add_epi32(total[i], total[i]);
     for (size_t row = 0; row < g->rows; row++) {
       const uint8_t *const *pixels = g->pixels + row * g->row_stride;
       for (size_t column = 0; column < g->columns; column++) {
         const uint8_t *x[8];
         UNROLLED
-          for (int i = 0; i < p; i++) x[i] = pixels[i] + g->first_byte + column * g->column_bytes;
-        ROLLED for (size_t step = 0; step < g->steps; step++) {
+        for (int i = 0; i < p; i++) x[i] = pixels[i] + g->first_byte + column * g->column_bytes;
+        ROLLED
+        for (size_t step = 0; step < g->steps; step++) {
           __m512i weight[4];
           UNROLLED
-            for (int n = 0; n < nv; n++)
-              weight[n] = _mm512_load_si512(w + (size_t)n * g->block_bytes);
+          for (int n = 0; n < nv; n++)
+            weight[n] = _mm512_load_si512(w + (size_t)n * g->block_bytes);
           w += 64;
           UNROLLED
-            for (int i = 0; i < p; i++) {
-              int32_t four;
-              __builtin_memcpy(&four, x[i] + step * 4, 4);
-              __m512i activation = _mm512_set1_epi32(four);
-              UNROLLED
-                for (int n = 0; n < nv; n++)
-                  total[i * nv + n] = _mm512_dpbusd_epi32(total[i * nv + n], activation, weight[n]);
-            }
+          for (int i = 0; i < p; i++) {
+            int32_t four;
+            __builtin_memcpy(&four, x[i] + step * 4, 4);
+            __m512i activation = _mm512_set1_epi32(four);
+            UNROLLED
+            for (int n = 0; n < nv; n++)
+              total[i * nv + n] = _mm512_dpbusd_epi32(total[i * nv + n], activation, weight[n]);
+          }
         }
       }
     }
   }
   UNROLLED
-    for (int i = 0; i < p; i++)
-      UNROLLED
-        for (int n = 0; n < nv; n++)
-          store_i32(g, (int32_t *)g->sums + (size_t)i * g->sum_stride + n * 16, total[i * nv + n]);
+  for (int i = 0; i < p; i++) UNROLLED
+  for (int n = 0; n < nv; n++)
+    store_i32(g, (int32_t *)g->sums + (size_t)i * g->sum_stride + n * 16, total[i * nv + n]);
 }
 
 void int8_gemm_4x64__avx512(const struct gemm *g) {

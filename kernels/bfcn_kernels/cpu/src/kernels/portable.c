@@ -149,6 +149,7 @@ const struct backend bfcn_backend_portable = {
     .name = "portable",
     .expand = {[FORM_BITS] = expand_bits, [FORM_INT8] = expand_int8},
     .epilogue = epilogue,
+    .sum_codes = sum_codes,
     .unpack = unpack,
     .pack = pack,
     .lerp = lerp,

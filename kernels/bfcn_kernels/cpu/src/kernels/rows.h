@@ -13,6 +13,16 @@ static void lerp(const float *a, const float *b, float l, size_t count, float *o
   }
 }
 
+static void sum_codes(const uint64_t *planes, unsigned bits, unsigned words, size_t pixels,
+                      int32_t *sums) {
+  for (size_t p = 0; p < pixels; p++) {
+    int32_t sum = 0;
+    for (unsigned b = 0; b < bits; b++)
+      for (unsigned i = 0; i < words; i++) sum += __builtin_popcountll(*planes++) << b;
+    sums[p] = sum;
+  }
+}
+
 static void lerp_columns(const float *row, unsigned channels, const int32_t *x0, const int32_t *x1,
                          const float *l, size_t width, float *out) {
   for (unsigned c = 0; c < channels; c++)

@@ -17,9 +17,9 @@
 #define ROLLED BFCN_PRAGMA(GCC unroll 1)
 #endif
 
-#define AVX2_FEATURES "avx2"
+#define AVX2_FEATURES "avx2,popcnt"
 #define AVX512_FEATURES \
-  "avx2,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx512vpopcntdq"
+  "avx2,popcnt,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx512vpopcntdq"
 
 /* A tile function is inlined with its sizes as constants, so that its arrays become registers. */
 #define TILE static inline __attribute__((always_inline)) void
