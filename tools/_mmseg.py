@@ -6,11 +6,13 @@ import argparse
 import os
 import runpy
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / part) for part in ('', 'kernels')]
 
-import bfcn_mm  # noqa: E402, F401 - before mmseg, whose imports it mends
+import bfcn_mm  # noqa: E402, F401, I001 - before mmseg, whose imports it mends
 import mmseg  # noqa: E402
 from mmengine.config import Config, DictAction  # noqa: E402
 
@@ -20,14 +22,23 @@ from bfcn_mm.datasets import check_data  # noqa: E402
 def main(script: str, *splits: str) -> None:
     """Check that the config's data is there, then run mmseg's script on this process's command line.
 
-    splits: the dataloaders that the script reads. An error that the user can mend becomes one line on
-    stderr and exit status 1; with BFCN_TRACEBACK=1 it is raised as it is.
+    splits: the dataloaders that the script reads.
     """
     path = Path(mmseg.__file__).parent / '.mim' / 'tools' / script
-    try:
+    with errors_in_one_line():
         if not {'-h', '--help'} & set(sys.argv):
             check_data(_config(), splits)
         runpy.run_path(str(path), run_name='__main__')
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """An error that the user can mend becomes one line on stderr and exit status 1.
+
+    With BFCN_TRACEBACK=1 it is raised as it is. Ctrl-C ends with status 130.
+    """
+    try:
+        yield
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, FileNotFoundError, RuntimeError, KeyError) as error:
