@@ -1,0 +1,146 @@
+"""tools/demo.py from end to end on few iterations, and what it makes of logs and results."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import TOOLS, command, environment
+from mmengine.config import Config, DictAction
+
+import bfcn_mm  # noqa: F401
+
+sys.path.insert(0, str(TOOLS))
+import demo
+
+LINE = (
+    '11/23 20:49:15 - mmengine - INFO - Iter(train) [ 40/800]  lr: 1.0000e-05  eta: 0:01:09  time: 0.25  '
+    'data_time: 0.01  {}loss: 0.7590  decode.loss_ce_32x: 0.1299'
+)
+
+
+@pytest.fixture
+def run_demo(tmp_path):
+    def run(*arguments):
+        line = command(TOOLS / 'demo.py', '--out', tmp_path / 'out', *arguments)
+        return subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+
+    return run
+
+
+def table_of(out):
+    with (out / 'table.csv').open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_the_demo_runs_and_runs_again(run_demo, tmp_path):
+    first = run_demo('--iters', 16)
+    assert first.returncode == 0, first.stdout + first.stderr
+    out = tmp_path / 'out'
+    rows = table_of(out)
+    assert [row['bits w / a'] for row in rows] == ['float', '8 / 8', '4 / 4', '2 / 2', '1 / 2']
+    assert all(0 < float(row['mIoU %']) < 100 for row in rows)
+    assert float(rows[-1]['smaller'].removesuffix('x')) > 20
+    for name in ('pictures.png', 'classes.png', 'curves.png'):
+        assert (out / 'compare' / name).stat().st_size > 10_000
+    assert str(out / 'compare/pictures.png') in first.stdout
+    stages = list(csv.DictReader((out / 'low_bit' / 'stages.csv').open()))
+    assert {(row['stage'], row['w_bits'], row['a_bits']) for row in stages} == {
+        ('1', '8', '8'),
+        ('2', '4', '4'),
+        ('3', '2', '2'),
+        ('4', '1', '2'),
+    }
+    assert float(rows[-1]['mIoU %']) == pytest.approx(float(stages[-1]['mIoU']), abs=0.06)
+
+    drawn = (out / 'streets' / 'train.json').stat().st_mtime_ns
+    second = run_demo('--iters', 16)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert table_of(out) == rows
+    assert (out / 'streets' / 'train.json').stat().st_mtime_ns == drawn
+
+
+def test_a_failing_step_shows_the_end_of_its_log(tmp_path, capsys):
+    step = demo.Step('bad', 'Fail', ('python', '-c', 'print("the reason"); raise SystemExit(3)'))
+    (tmp_path / 'logs').mkdir()
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        demo.run(step, tmp_path / 'logs' / 'bad.log', tmp_path)
+    assert error.value.returncode == 3
+    assert 'the reason' in error.value.output
+    assert str(tmp_path / 'logs' / 'bad.log') in error.value.output
+
+
+def test_ctrl_c_ends_the_step_and_the_demo(tmp_path):
+    process = subprocess.Popen(
+        command(TOOLS / 'demo.py', '--out', tmp_path / 'out'),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    for line in process.stdout:
+        if 'starting' in line:
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130
+    assert 'Stopped.' in said
+    assert 'Traceback' not in said
+
+
+def test_too_few_iterations_are_refused(run_demo):
+    result = run_demo('--iters', 20)
+    assert result.returncode == 2
+    assert '--iters must be a multiple of 8, at least 16, got 20' in result.stderr
+
+
+def test_the_configs_hold_the_default_schedule():
+    for name in (demo.FLOAT_CONFIG, demo.BIT_CONFIG):
+        config = Config.fromfile(demo.ROOT / name)
+        assert config.train_cfg.max_iters == demo.ITERS
+        assert config.default_hooks.checkpoint.interval == demo.ITERS
+        for part in ('train', 'val', 'test'):
+            root = config[f'{part}_dataloader'].dataset.data_root
+            assert root == f'{demo.OUT}/streets'
+    assert config.load_from == f'{demo.OUT}/float/iter_{demo.ITERS}.pth'
+    every = config.model.quant.decay.every
+    validations = config.train_cfg.val_interval
+    assert all(length % validations == 0 for length in every), 'a stage ends with a validation'
+    assert not any('--cfg-options' in step.command for step in demo.steps(demo.OUT, demo.ITERS))
+    assert sum(every) < demo.ITERS
+
+
+@pytest.mark.parametrize('iters', [16, 88, 400, 4000])
+def test_every_stage_is_validated_at_its_end(iters):
+    config = Config.fromfile(demo.ROOT / demo.BIT_CONFIG)
+    config.merge_from_dict(options_of(demo.steps(Path('elsewhere'), iters)[1].command))
+    decay, validations = config.model.quant.decay, config.train_cfg.val_interval
+    periods = config.param_scheduler[0].periods
+    ends = [sum(decay.every[:i]) for i in range(1, 4)] + [iters]
+    assert all(end % validations == 0 for end in ends)
+    assert [sum(periods[:i]) for i in range(1, 5)] == ends
+    assert config.load_from == f'elsewhere/float/iter_{iters}.pth'
+
+
+def options_of(words):
+    given = [word.split('=', 1) for word in words[words.index('--cfg-options') + 1 :]]
+    return {key: DictAction._parse_iterable(value) for key, value in given}
+
+
+def test_progress_is_read_from_the_log_of_mmengine():
+    assert demo.progress_of(LINE.format('')) == '#................... 40/800, 01:09 left, loss 0.76'
+    with_bits = demo.progress_of(LINE.format('w_bits: 1  a_bits: 2  '))
+    assert with_bits.endswith('loss 0.76, bits 1 / 2')
+    drawing = 'INFO - Drawing 200 train street scenes of 128x192'
+    assert demo.progress_of(drawing) == 'drawing 200 street scenes'
+    assert demo.progress_of('mmengine - INFO - paramwise_options -- lr=0.005') is None
+
+
+def test_a_path_in_the_repository_is_shown_from_there(tmp_path):
+    assert demo.shown(demo.ROOT / 'demo_out') == demo.OUT
+    assert demo.shown(tmp_path) == tmp_path.resolve()
