@@ -59,7 +59,8 @@ class LayerReads:
 
 @dataclass
 class Observation:
-    """layers: by name, in order of execution. places: calls of each activation module.
+    """layers: by name, in order of execution. places: calls of each activation module in a forward of
+    its parent (a block that is called again passes the same places).
     added: activations that are an operand of an addition. last: layers that make the output.
     shape: of the input that was run."""
 
@@ -149,9 +150,7 @@ def probe(
     recorder = _Recorder()
     hooks = [
         *_watch_layers(recorder, observation, {n: modules[n] for n in layers}),
-        *_watch_activations(
-            recorder, observation, {n: modules[n] for n in activations}, activations
-        ),
+        *_watch_activations(recorder, observation, modules, activations),
     ]
     try:
         with _evaluating(model), torch.no_grad(), recorder:
@@ -242,13 +241,26 @@ def _macs(module: nn.Module, given: Tensor, out: Any) -> int:
 def _watch_activations(
     recorder: _Recorder, seen: Observation, modules: dict[str, nn.Module], nonneg: dict[str, bool]
 ) -> list:
+    now: dict[str, int] = {}  # calls since the parent's forward began
+
+    def begin(name: str) -> Callable:
+        def before(module: nn.Module, args: tuple) -> None:
+            now[name] = 0
+
+        return before
+
     def hook(name: str) -> Callable:
         def after(module: nn.Module, args: tuple, out: Tensor) -> None:
-            place = (name, seen.places.get(name, 0))
-            seen.places[name] = place[1] + 1
+            place = (name, now.get(name, 0))
+            now[name] = place[1] + 1
+            seen.places[name] = max(seen.places.get(name, 0), now[name])
             layers = recorder.origin(args[0]).layers
             recorder.note(out, Origin(frozenset([place]), True, nonneg[name], False, layers))
 
         return after
 
-    return [m.register_forward_hook(hook(n)) for n, m in modules.items()]
+    handles = [modules[n].register_forward_hook(hook(n)) for n in nonneg]
+    for name in nonneg:
+        parent = modules[name.rpartition('.')[0]]
+        handles.append(parent.register_forward_pre_hook(begin(name)))
+    return handles
