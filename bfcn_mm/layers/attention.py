@@ -44,7 +44,11 @@ class QuantAttention(QuantizedLayer):
         is_causal: bool = False,
     ) -> tuple[Tensor, None]:
         inputs = (query, key, value)
-        if not self.batch_first:
+        if query.dim() == 2:  # a sequence without a batch
+            inputs = tuple(x.unsqueeze(0) for x in inputs)
+            if key_padding_mask is not None:
+                key_padding_mask = key_padding_mask.unsqueeze(0)
+        elif not self.batch_first:
             inputs = tuple(x.transpose(0, 1) for x in inputs)
         weight = self._quantized(self.weight_quant, self.in_proj_weight).chunk(3)
         bias = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
@@ -61,6 +65,8 @@ class QuantAttention(QuantizedLayer):
         y = F.linear(
             y, self._quantized(self.out_weight_quant, self.out_proj.weight), self.out_proj.bias
         )
+        if query.dim() == 2:
+            return y.squeeze(0), None
         return (y if self.batch_first else y.transpose(0, 1)), None
 
     @staticmethod
