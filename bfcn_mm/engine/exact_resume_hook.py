@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,27 +24,37 @@ class ExactResumeHook(Hook):
     is loaded in this process; workers are seeded by mmengine and replayed by its loop. Exact on CPU
     with a fixed `randomness.seed` and an iteration-based loop. At Ctrl-C the iteration is
     finished, a checkpoint is written, and KeyboardInterrupt goes on; a second Ctrl-C stops at once.
+    While one process waits for data or validates, nothing is half done and the checkpoint is written
+    at once: Ctrl-C ends its data workers too, so that no batch would come.
     """
 
     priority = 'LOWEST'
 
     def __init__(self) -> None:
         self._interrupted = False
+        self._idle = False  # between iterations: the state is that of a checkpoint
         self._previous: Any = None
 
     def before_train(self, runner: Runner) -> None:
         loop = runner.train_loop
         if isinstance(loop, IterBasedTrainLoop):
-            loop.dataloader_iterator = _SeededIterator(loop.dataloader_iterator, runner.seed)
-        if runner._resume and runner.iter and runner._randomness_cfg.get('seed') is None:
-            runner.logger.warning(
-                'randomness.seed is not set: batches of the resumed run come in another order'
+            loop.dataloader_iterator = _SeededIterator(
+                loop.dataloader_iterator, runner.seed, self._set_idle
             )
         self._interrupted = False
+        self._runner = runner
         try:
             self._previous = signal.signal(signal.SIGINT, self._on_interrupt)
         except ValueError:  # not in the main thread: leave Ctrl-C to whoever runs us
             self._previous = None
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        seed = checkpoint.get('meta', {}).get('seed')
+        if runner._resume and seed not in (None, runner.seed):
+            runner.logger.warning(
+                f'the checkpoint was trained with seed {seed}, this run has drawn {runner.seed}: '
+                f'batches come in another order; for an exact resume set randomness.seed={seed}'
+            )
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         seed_all(runner.seed, get_rank(), runner.iter, 1)
@@ -52,23 +62,38 @@ class ExactResumeHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
     ) -> None:
-        if not _any_rank(self._interrupted):
-            return
+        if _any_rank(self._interrupted):
+            self._stop(runner)
+
+    def before_val(self, runner: Runner) -> None:
+        self._set_idle(True)
+
+    def after_val(self, runner: Runner) -> None:
+        self._set_idle(False)
+
+    def after_train(self, runner: Runner) -> None:
+        self._restore()
+
+    def _set_idle(self, idle: bool) -> None:
+        self._idle = idle
+
+    def _on_interrupt(self, *_: Any) -> None:
+        self._interrupted = True
+        self._restore()
+        loop = self._runner.train_loop
+        if self._idle and isinstance(loop, IterBasedTrainLoop) and get_world_size() == 1:
+            loop._iter -= 1  # as checkpoint hooks see it, at the end of the last iteration
+            self._stop(self._runner)
+
+    def _stop(self, runner: Runner) -> None:
         for hook in runner.hooks:
-            if isinstance(hook, CheckpointHook):
+            if isinstance(hook, CheckpointHook) and runner.iter >= 0:
                 hook._save_checkpoint(runner)
                 runner.logger.info(
                     f'interrupted: wrote a checkpoint at iteration {runner.iter + 1}, go on with --resume'
                 )
         self._restore()
         raise KeyboardInterrupt
-
-    def after_train(self, runner: Runner) -> None:
-        self._restore()
-
-    def _on_interrupt(self, *_: Any) -> None:
-        self._interrupted = True
-        self._restore()
 
     def _restore(self) -> None:
         if self._previous is not None:
@@ -77,15 +102,22 @@ class ExactResumeHook(Hook):
 
 
 class _SeededIterator:
-    """Seeds before each batch, for pipelines that draw random numbers in this process."""
+    """Seeds before each batch, for pipelines that draw random numbers in this process. waiting(True)
+    and waiting(False) are called before and after."""
 
-    def __init__(self, batches: Iterator, seed: int | None) -> None:
-        self._batches, self._seed, self._count = batches, seed, 0
+    def __init__(
+        self, batches: Iterator, seed: int | None, waiting: Callable[[bool], None]
+    ) -> None:
+        self._batches, self._seed, self._waiting = batches, seed, waiting
+        self._count = 0
 
     def __next__(self) -> Any:
         seed_all(self._seed, get_rank(), self._count, 0)
         self._count += 1
-        return next(self._batches)
+        self._waiting(True)
+        batch = next(self._batches)
+        self._waiting(False)
+        return batch
 
 
 def seed_all(*key: int | None) -> None:
