@@ -1,0 +1,238 @@
+"""Activations against an oracle that takes one number at a time."""
+
+import copy
+import math
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bfcn_mm.quantizers import ActivationQuantizer
+
+F32 = np.float32
+
+
+def oracle(x, step, zero_point, bits, grad_scale):
+    """(code, value, dy/dx, dy/dstep) of a single number, by the formulas of LSQ, in float32."""
+    top = 2**bits - 1
+    u = F32(F32(x) / F32(step)) + F32(zero_point)
+    code = min(max(math.floor(F32(u + F32(0.5))), 0), top)
+    value = F32(F32(code - zero_point) * F32(step))
+    inside = 0 <= u <= top
+    slope = float(code) - float(u) if inside else code - zero_point
+    return code, value, float(inside), slope * grad_scale
+
+
+def make(bits, signed, method='lsq', step=0.25, zero_point=0):
+    """A quantizer whose grid is placed by hand."""
+    quantizer = ActivationQuantizer(bits, signed, method)
+    with torch.no_grad():
+        quantizer.step.fill_(step)
+        quantizer._zero_point.fill_(zero_point)
+    quantizer._set(bits, True)
+    return quantizer
+
+
+def hard_values(bits, step, zero_point):
+    """Exact ties, both ends of the range and beyond, zeros of both signs, noise."""
+    top = 2**bits - 1
+    ties = (torch.arange(-2, top + 3) + 0.5 - zero_point) * step
+    ends = torch.tensor([0, top, -1, top + 1, -100, 1000]).sub(zero_point) * step
+    noise = torch.randn(64, generator=torch.Generator().manual_seed(bits)) * step * top / 2
+    return torch.cat([ties, ends, torch.tensor([0.0, -0.0]), noise])
+
+
+@pytest.mark.parametrize('method', ['lsq', 'dorefa'])
+@pytest.mark.parametrize('signed', [False, True])
+@pytest.mark.parametrize('bits', range(1, 9))
+def test_forward_and_gradients_of_each_element(bits, signed, method):
+    zero_point = 2 ** (bits - 1) - 1 if signed else 0
+    quantizer = make(bits, signed, method, zero_point=zero_point)
+    x = hard_values(bits, 0.25, zero_point).requires_grad_()
+    y = quantizer(x)
+    weights = torch.linspace(-1, 2, x.numel())
+    (y * weights).sum().backward()
+    scale = 1 / math.sqrt(x.numel() * (2**bits - 1))
+    rows = [oracle(v, 0.25, zero_point, bits, scale) for v in x.tolist()]
+    codes, values, dx, dstep = map(np.array, zip(*rows, strict=True))
+    np.testing.assert_array_equal(quantizer.codes(x).numpy(), codes)
+    np.testing.assert_array_equal(y.detach().numpy(), values)
+    np.testing.assert_array_equal(x.grad.numpy(), (weights.numpy() * dx).astype(F32))
+    if method == 'lsq':
+        expected = (weights.double().numpy() * dstep).sum()
+        np.testing.assert_allclose(quantizer.step.grad.item(), expected, rtol=1e-5, atol=1e-6)
+    else:
+        assert not list(quantizer.parameters())
+
+
+@pytest.mark.parametrize('bits', [1, 2, 8])
+def test_without_gradients_the_values_are_the_same(bits):
+    quantizer = make(bits, True, zero_point=1)
+    x = hard_values(bits, 0.25, 1)
+    with torch.no_grad():
+        assert torch.equal(quantizer(x), quantizer(x.clone().requires_grad_()))
+    assert torch.equal(x, hard_values(bits, 0.25, 1)), 'the input was changed'
+    codes = quantizer.codes(x)
+    assert codes.dtype == torch.uint8
+    assert torch.equal(quantizer(x).detach(), (codes.float() - 1) * quantizer.step.detach())
+
+
+@pytest.mark.parametrize('method', ['lsq', 'dorefa'])
+def test_a_relu_before_changes_nothing(method):
+    """Converted ReLUs leave the clipping at 0 to the quantizer."""
+    results = []
+    for relu in (nn.ReLU(), nn.Identity()):
+        quantizer = make(2, False, method)
+        x = hard_values(2, 0.25, 0).requires_grad_()
+        y = quantizer(relu(x))
+        (y * torch.arange(x.numel())).sum().backward()
+        nonzero = x.detach() != 0  # at 0 itself a ReLU has gradient 0, the quantizer 1
+        results.append([y.detach(), x.grad[nonzero], *[p.grad for p in quantizer.parameters()]])
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_goes_in_and_out_and_float32_lies_between(dtype):
+    quantizer = make(4, True, zero_point=5)
+    x = torch.randn(2, 3, 5, 5).to(dtype).requires_grad_()
+    y = quantizer(x)
+    assert y.dtype == dtype
+    exact = quantizer(x.detach().float())
+    assert torch.equal(y, exact.to(dtype))
+    y.backward(torch.ones_like(y))
+    assert x.grad.dtype == dtype
+    assert quantizer.step.grad.dtype == torch.float32
+    assert torch.isfinite(quantizer.step.grad)
+
+
+def test_channels_last_stays():
+    quantizer = make(2, False)
+    x = torch.randn(2, 6, 4, 4).to(memory_format=torch.channels_last).requires_grad_()
+    y = quantizer(x)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    y.sum().backward()
+    assert x.grad.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize('method', ['lsq', 'dorefa'])
+def test_first_training_batch_places_the_grid(method):
+    quantizer = ActivationQuantizer(2, method=method)
+    x = torch.randn(1, 4, 8, 8).relu()
+    with pytest.warns(UserWarning, match=r'not calibrated.*bfcn_mm.calibrate'):
+        assert quantizer.eval()(x) is x
+    assert not quantizer.initialized
+    y = quantizer.train()(x)
+    assert quantizer.initialized
+    assert y.unique().numel() == 4
+    placed = quantizer.step.clone()
+    quantizer(10 * x)
+    assert torch.equal(quantizer.step, placed), 'only the first batch places'
+
+
+def test_calibration_averages_the_bounds_of_the_batches():
+    batches = [torch.rand(64) * size for size in (1.0, 3.0)]
+    steps = []
+    for batch in batches:
+        alone = ActivationQuantizer(8)
+        alone(batch)
+        steps.append(alone.step.item())
+    quantizer = ActivationQuantizer(8)
+    quantizer.calibrate()
+    assert all(quantizer(batch) is batch for batch in batches)
+    assert not quantizer.ready
+    assert quantizer.finish_calibration()
+    assert quantizer.ready
+    np.testing.assert_allclose(quantizer.step.item(), np.mean(steps), rtol=1e-6)
+
+
+def test_calibration_that_saw_nothing_says_so():
+    quantizer = ActivationQuantizer(8)
+    quantizer.calibrate()
+    assert not quantizer.finish_calibration()
+    assert not quantizer.initialized
+
+
+def test_other_bits_are_placed_anew():
+    quantizer = ActivationQuantizer(8, signed=True)
+    x = torch.randn(1000)
+    quantizer(x)
+    assert 100 < quantizer.zero_point < 156
+    quantizer.set_bits(8)
+    assert quantizer.initialized, 'the same bits change nothing'
+    quantizer.set_bits(2)
+    assert not quantizer.initialized
+    assert quantizer(x).unique().numel() == 4
+    assert quantizer.zero_point in (1, 2)
+
+
+@pytest.mark.parametrize('x', [torch.zeros(8), torch.full((8,), -1.0), torch.full((8,), math.nan)])
+def test_a_map_without_range_gives_a_usable_grid(x):
+    quantizer = ActivationQuantizer(2)
+    quantizer(x)
+    assert quantizer.step > 0
+    assert torch.isfinite(quantizer.step)
+
+
+@pytest.mark.parametrize('step', [0.0, -1.0])
+def test_a_step_that_training_drove_below_zero_still_gives_finite_values(step):
+    quantizer = make(2, False, step=step)
+    assert torch.isfinite(quantizer(torch.randn(16))).all()
+
+
+def test_deepcopy_and_state_dict_keep_the_grid():
+    quantizer = ActivationQuantizer(3, signed=True)
+    x = torch.randn(128)
+    y = quantizer(x)
+    assert torch.equal(copy.deepcopy(quantizer)(x), y)
+    other = ActivationQuantizer(3, signed=True)
+    other.load_state_dict(pickle.loads(pickle.dumps(quantizer.state_dict())))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert torch.equal(other.eval()(x), y)
+    assert other.initialized
+    assert other.zero_point == quantizer.zero_point
+
+
+def test_a_twin_is_of_the_same_kind_and_has_a_grid_of_its_own():
+    for method in ('lsq', 'dorefa'):
+        quantizer = make(3, True, method)
+        twin = quantizer.twin()
+        assert (twin.bits, twin.signed, twin.initialized) == (3, True, False)
+        assert isinstance(twin.step, nn.Parameter) == (method == 'lsq')
+
+
+def test_bits_that_are_not_on_the_way_are_refused():
+    state = ActivationQuantizer(4).state_dict()
+    quantizer = ActivationQuantizer(2)
+    with pytest.raises(ValueError, match='the checkpoint has 4 bits at'):
+        quantizer.load_state_dict(state)
+    quantizer.allowed = (4, 3, 2)
+    quantizer.load_state_dict(state)
+    assert quantizer.bits == 4
+
+
+def test_a_state_dict_without_quantizer_leaves_it_as_it_is():
+    model = nn.Sequential(nn.Linear(2, 2), make(2, False))
+    model.load_state_dict(nn.Sequential(nn.Linear(2, 2), nn.ReLU()).state_dict())
+    assert model[1].initialized
+
+
+@pytest.mark.parametrize('signed', [False, True])
+def test_compiled_values_and_gradients_are_the_same(signed):
+    results = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        quantizer = make(2, signed, zero_point=int(signed))
+        run = (
+            torch.compile(quantizer, backend='aot_eager', fullgraph=True) if compiled else quantizer
+        )
+        x = torch.randn(2, 3, 8, 8, requires_grad=True)
+        y = run(x)
+        y.square().sum().backward()
+        results.append([y.detach(), x.grad, quantizer.step.grad])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
