@@ -133,7 +133,9 @@ class Engine:
             image = np.ascontiguousarray(image)
         session = self._session(*image.shape[:2], keep_values)
         run = self._lib.bfcn_session_run
-        self._check(run(session, image.ctypes.data, max(image.strides[0], 3 * image.shape[1]), None))
+        self._check(
+            run(session, image.ctypes.data, max(image.strides[0], 3 * image.shape[1]), None)
+        )
         self._note(session)
         return session
 

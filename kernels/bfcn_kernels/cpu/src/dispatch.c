@@ -8,8 +8,8 @@
 #include <pthread.h>
 #include <string.h>
 
-_Alignas(64) uint8_t bfcn_lut6[2][64][64];
-_Alignas(64) uint8_t bfcn_lut4[256][16];
+_Alignas(64) uint8_t bfcn_lut6[2][64 * 64];
+_Alignas(64) uint8_t bfcn_lut4[256 * 16];
 
 #define BFCN_GEMM(name, ...) void name(const struct gemm *gemm);
 #include "kernels.inc"
@@ -70,10 +70,10 @@ static void fill_tables(void) {
   for (unsigned v = 0; v < 64; v++)
     for (unsigned e = 0; e < 64; e++)
       for (unsigned plane = 0; plane < 2; plane++)
-        bfcn_lut6[plane][v][e] = (uint8_t)(__builtin_popcount(v & e) << plane);
+        bfcn_lut6[plane][64 * v + e] = (uint8_t)(__builtin_popcount(v & e) << plane);
   for (unsigned v = 0; v < 256; v++)
     for (unsigned e = 0; e < 16; e++)
-      bfcn_lut4[v][e] =
+      bfcn_lut4[16 * v + e] =
           (uint8_t)(__builtin_popcount(v & 15 & e) + 2 * __builtin_popcount(v >> 4 & e));
 }
 

@@ -128,10 +128,10 @@ struct backend {
 extern const struct backend bfcn_backend_portable, bfcn_backend_avx2, bfcn_backend_avx512;
 
 /* Partial sums by index, shared by the LUT kernels; filled once by bfcn_tables_init().
- *   lut6[plane][v][e] = popcount(v & e) << plane          e: 6 weight bits, v: 6 activation bits
- *   lut4[v1 << 4 | v0][e] = popcount(v0 & e) + 2 * popcount(v1 & e) */
-extern _Alignas(64) uint8_t bfcn_lut6[2][64][64];
-extern _Alignas(64) uint8_t bfcn_lut4[256][16];
+ *   lut6[plane][64 * v + e] = popcount(v & e) << plane          e: 6 weight bits, v: 6 activation
+ * bits lut4[16 * (v1 << 4 | v0) + e] = popcount(v0 & e) + 2 * popcount(v1 & e) */
+extern _Alignas(64) uint8_t bfcn_lut6[2][64 * 64];
+extern _Alignas(64) uint8_t bfcn_lut4[256 * 16];
 void bfcn_tables_init(void);
 
 /* The best instruction set that the CPU has and this build holds. */

@@ -97,8 +97,9 @@ static bfcn_status metadata(const struct gguf *gguf, struct bfcn_model *model) {
   }
   key = gguf_find_key(gguf, "bfcn.palette");
   if (!key) return BFCN_OK;
-  if (key->type != GGUF_ARRAY || key->element != GGUF_UINT8 || key->count != 3 * model->class_count)
-    return bfcn_fail(BFCN_ERROR_FORMAT, "bfcn.palette must be uint8 r g b of each class");
+  if (key->type != GGUF_ARRAY || key->element != GGUF_UINT8 || key->count % 3)
+    return bfcn_fail(BFCN_ERROR_FORMAT, "bfcn.palette must be uint8 r g b per class");
+  if (key->count < 3 * model->class_count) return BFCN_OK; /* not a colour for every class */
   model->palette = model_alloc(model, key->count + 1);
   if (!model->palette) return no_memory();
   memcpy(model->palette, key->value, key->count);

@@ -53,7 +53,7 @@ TILE lut4_tile(const struct gemm *g, const int p, const int nv, const size_t run
             UNROLLED
             for (int i = 0; i < p; i++) {
               const __m256i table = _mm256_broadcastsi128_si256(
-                  _mm_load_si128((const __m128i *)(bfcn_lut4[0] + x[i][done])));
+                  _mm_load_si128((const __m128i *)(bfcn_lut4 + x[i][done])));
               UNROLLED
               for (int n = 0; n < nv; n++)
                 bytes[i * nv + n] =

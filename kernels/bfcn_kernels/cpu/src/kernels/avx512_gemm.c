@@ -32,12 +32,12 @@ static inline void store_lut_sums(const struct gemm *g, uint16_t *sums, __m512i 
 static inline __m512i lut6_table_a2(const uint16_t *offsets) {
   uint32_t both;
   __builtin_memcpy(&both, offsets, 4);
-  return _mm512_add_epi8(_mm512_load_si512(bfcn_lut6[0][0] + (uint16_t)both),
-                         _mm512_load_si512(bfcn_lut6[1][0] + (both >> 16)));
+  return _mm512_add_epi8(_mm512_load_si512(bfcn_lut6[0] + (uint16_t)both),
+                         _mm512_load_si512(bfcn_lut6[1] + (both >> 16)));
 }
 
 static inline __m512i lut6_table_a1(const uint16_t *offsets) {
-  return _mm512_load_si512(bfcn_lut6[0][0] + *offsets);
+  return _mm512_load_si512(bfcn_lut6[0] + *offsets);
 }
 
 /* p pixels x nv vectors of 64 outputs. Bytes are summed for at most `run` lookups, then widened;

@@ -1,0 +1,197 @@
+"""The C runtime equals the numpy oracle, bit for bit, on every value of many graphs."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bfcn_kernels import FileError, GraphError, Model, load, write
+from bfcn_kernels.builder import Builder, random_image
+from bfcn_kernels.cpu import Engine, build, isas
+from bfcn_kernels.gguf_container import parse_container
+from bfcn_kernels.gguf_io import Metadata
+from bfcn_kernels.nets import resnet_bfcn, toy
+from bfcn_kernels.testing import random_graph
+
+
+@pytest.fixture(scope='module')
+def toy_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp('toy') / 'toy.gguf'
+    write(path, Model(toy(), Metadata('toy')))
+    return path
+
+
+def _write(tmp_path: Path, graph) -> Path:
+    path = tmp_path / 'model.gguf'
+    write(path, Model(graph, Metadata('test')))
+    return path
+
+
+def _assert_equal(path: Path, image: np.ndarray, **options) -> None:
+    expected = load(path).trace(image)
+    got = Engine(path, **options).trace(image)
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        bits = (value.view(np.uint32), got[name].view(np.uint32)) if value.dtype == np.float32 else (
+            value, got[name])  # fmt: skip
+        np.testing.assert_array_equal(*bits, err_msg=f'{name} {options}')
+
+
+@pytest.mark.parametrize('isa', ['avx512', 'avx2', 'portable'])
+@pytest.mark.parametrize('threads', [1, 2])
+def test_toy_equals_oracle(toy_file, isa, threads):
+    if isa not in isas():
+        pytest.skip(f'this CPU has {isas()}')
+    for shape in [(24, 36), (33, 17)]:
+        _assert_equal(toy_file, random_image(*shape), isa=isa, threads=threads)
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_random_graphs_equal_oracle(tmp_path, seed):
+    path = _write(tmp_path, random_graph(seed))
+    for shape, isa in zip([(1, 1), (12, 17), (30, 9)], isas() + isas(), strict=False):
+        _assert_equal(path, random_image(*shape, seed), isa=isa)
+
+
+@pytest.mark.parametrize(('w', 'a'), [(1, 1), (1, 2), (2, 2), (4, 4)])
+def test_residual_network_equals_oracle(tmp_path, w, a):
+    path = _write(tmp_path, resnet_bfcn(18, w, a, classes=5, width=16))
+    for isa in isas():
+        _assert_equal(path, random_image(33, 65), isa=isa, threads=2)
+
+
+def test_planner_takes_the_fast_kernels(tmp_path):
+    if isas()[0] != 'avx512':
+        pytest.skip(f'this CPU has {isas()}')
+    engine = Engine(_write(tmp_path, resnet_bfcn(18, 1, 2, classes=5)))
+    kernels = {op.name.decode(): op.kernel.decode() for op in engine.ops(160, 256)}
+    assert kernels['layer2.1.conv1'] == 'lut6_gemm_a2_4x128k3__avx512'
+    assert kernels['stem'].startswith('int8_gemm')
+
+
+@pytest.mark.parametrize('name', ['bits_gemm_a2_4x16__avx512', 'lut4_gemm_a2_2x64__avx2'])
+def test_forced_kernel_runs_and_equals_oracle(tmp_path, name):
+    if name.rpartition('__')[2] not in isas():
+        pytest.skip(f'this CPU has {isas()}')
+    net = Builder(3)
+    net.image_codes('pixels', zero_point=128)
+    x = net.conv('stem', [net.term('pixels', 70, 3, bits=8, form=1)], 2)
+    net.conv('layer', [net.term(x, 96, 3, 1)], 2)
+    path = _write(tmp_path, net.graph())
+    _assert_equal(path, random_image(20, 31), kernel=name)
+    op = Engine(path, kernel=name).ops(20, 31)[-1]
+    assert (op.name, op.kernel) == (b'layer', name.encode())
+
+
+def test_any_row_stride(toy_file):
+    wide = random_image(24, 50)
+    engine = load(toy_file, engine='cpu')
+    np.testing.assert_array_equal(engine(wide[:, :36]), engine(wide[:, :36].copy()))
+    np.testing.assert_array_equal(engine(wide[::2, :36]), engine(wide[::2, :36].copy()))
+
+
+def test_interface(toy_file):
+    image = random_image(24, 36)
+    engine, oracle = load(toy_file, engine='cpu', threads=2), load(toy_file)
+    np.testing.assert_array_equal(engine(image), oracle(image))
+    np.testing.assert_array_equal(engine.logits, oracle.logits)
+    assert [entry[:2] for entry in engine.profile] == [
+        (op.name, entry[1])
+        for op, entry in zip(oracle.model.graph.ops, engine.profile, strict=True)
+    ]
+    assert all(seconds >= 0 for _, _, seconds in engine.profile)
+    assert engine.peak_bytes > oracle.model.graph.peak_bytes(24, 36)
+
+
+def test_two_sessions_in_threads_give_what_one_gives(toy_file):
+    images = [random_image(24, 36, seed) for seed in range(2)]
+    expected = [Engine(toy_file)(image) for image in images]
+    wrong = []
+
+    def work(index: int) -> None:
+        engine = Engine(toy_file, threads=1 + index)
+        for _ in range(100):
+            if not np.array_equal(engine(images[index]), expected[index]):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def _damaged(path: Path, tmp_path: Path, change) -> Path:
+    data = bytearray(path.read_bytes())
+    change(data)
+    bad = tmp_path / 'bad.gguf'
+    bad.write_bytes(data)
+    return bad
+
+
+def test_errors_name_what_is_wrong(toy_file, tmp_path):
+    with pytest.raises(FileError, match='cannot open'):
+        Engine(tmp_path / 'absent.gguf')
+    with pytest.raises(FileError, match='must begin with GGUF'):
+        Engine(_damaged(toy_file, tmp_path, lambda data: data.__setitem__(0, 0)))
+    with pytest.raises(FileError, match='version must be 3, got 9'):
+        Engine(_damaged(toy_file, tmp_path, lambda data: data.__setitem__(4, 9)))
+    with pytest.raises(FileError, match='leaves the file'):
+        Engine(_damaged(toy_file, tmp_path, lambda data: data.__delitem__(slice(-64, None))))
+    with pytest.raises(GraphError, match='sides must be in'):
+        Engine(toy_file)(np.zeros((1, 40000, 3), np.uint8))
+    with pytest.raises(ValueError, match='isa must be one of'):
+        Engine(toy_file, isa='sse')(random_image(24, 36))
+    with pytest.raises(ValueError, match='no kernel is named'):
+        Engine(toy_file, kernel='fast')(random_image(24, 36))
+    with pytest.raises(ValueError, match='image must be uint8'):
+        Engine(toy_file)(np.zeros((24, 36, 3), np.float32))
+
+
+def test_refuses_what_the_python_reader_refuses(toy_file, tmp_path):
+    """Words of the graph record replaced one by one: the two readers agree on every file."""
+    data = toy_file.read_bytes()
+    words = parse_container(data)[1]['bfcn.graph']
+    start = data.index(words.tobytes())
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        bad, at = bytearray(data), start + 4 * int(rng.integers(len(words)))
+        value = int(rng.choice([-1, 0, 1, 2, 3, 9, 64, 4097, 2**31 - 1]))
+        bad[at : at + 4] = value.to_bytes(4, 'little', signed=True)
+        file = tmp_path / 'word.gguf'
+        file.write_bytes(bad)
+        verdicts = []
+        for make in (load, Engine):
+            try:
+                make(file)
+                verdicts.append('loads')
+            except (FileError, GraphError):
+                verdicts.append('refused')
+        assert verdicts[0] == verdicts[1], f'word {(at - start) // 4} = {value}: {verdicts}'
+
+
+def test_no_compiler_is_a_clear_error(monkeypatch):
+    monkeypatch.setenv('CC', 'no-such-compiler')
+    with pytest.raises(RuntimeError, match=r'no C compiler found .*set CC'):
+        build.library()
+
+
+def test_concurrent_first_builds(monkeypatch, tmp_path):
+    """Two processes build into one empty cache; both get the one library."""
+    code = 'from bfcn_kernels.cpu import build; print(build.library())'
+    environment = {
+        'BFCN_CACHE': str(tmp_path), 'BFCN_CFLAGS': '-O0', 'PATH': '/usr/bin:/bin:/usr/local/bin',
+        'PYTHONPATH': str(Path(build.__file__).parents[2]),
+    }  # fmt: skip
+    run = [sys.executable, '-c', code]
+    started = [
+        subprocess.Popen(run, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    paths = {process.communicate()[0].strip() for process in started}
+    assert [process.returncode for process in started] == [0, 0]
+    assert len(paths) == 1
+    assert [path.suffix for path in tmp_path.iterdir()] == ['.so']
