@@ -96,16 +96,28 @@ class Decay:
         lengths = self.every if isinstance(self.every, tuple) else (self.every,)
         for length in lengths:
             _check_count('quant.decay.every', length, 1)
+        if not isinstance(self.by_epoch, bool):
+            raise ValueError(f'quant.decay.by_epoch must be True or False, got {self.by_epoch!r}')
         if self.rewarm is not None:
-            _reject_unknown('quant.decay.rewarm', self.rewarm, ('iters', 'factor'))
-            _check_count('quant.decay.rewarm.iters', self.rewarm.get('iters'), 1)
-            factor = self.rewarm.get('factor', 0.1)
-            if not 0 < factor <= 1:
-                raise ValueError(f'quant.decay.rewarm.factor must be in (0, 1], got {factor!r}')
+            self._check_rewarm(self.rewarm)
+
+    @staticmethod
+    def _check_rewarm(rewarm: Any) -> None:
+        if not isinstance(rewarm, Mapping):
+            raise ValueError(
+                f'quant.decay.rewarm must be a dict(iters=..., factor=...), got {rewarm!r}'
+            )
+        _reject_unknown('quant.decay.rewarm', rewarm, ('iters', 'factor'))
+        _check_count('quant.decay.rewarm.iters', rewarm.get('iters'), 1)
+        factor = rewarm.get('factor', 0.1)
+        if not isinstance(factor, int | float) or not 0 < factor <= 1:
+            raise ValueError(f'quant.decay.rewarm.factor must be in (0, 1], got {factor!r}')
 
     def _check_stages(self) -> None:
-        if not self.stages:
-            raise ValueError('quant.decay.stages must list at least one bit-width, got ()')
+        if not isinstance(self.stages, tuple) or not self.stages:
+            raise ValueError(
+                f'quant.decay.stages must list at least one bit-width, got {self.stages!r}'
+            )
         for bits in self.stages:
             if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 8:
                 raise ValueError(f'quant.decay.stages must hold integers in 1..8, got {bits!r}')
@@ -168,19 +180,29 @@ class QuantSpec:
             if values.get(key) is not None:
                 values[key] = Bits.parse(f'quant.{key}', values[key])
         values['overrides'] = cls._parse_overrides(values.get('overrides') or {})
-        skip = values.get('skip') or ()
-        values['skip'] = (skip,) if isinstance(skip, str) else tuple(skip)
+        values['skip'] = cls._parse_skip(values.get('skip') or ())
         if values.get('decay') is not None:
             values['decay'] = Decay.parse(values['decay'])
         return cls(**values)
 
     @staticmethod
     def _parse_overrides(given: Any) -> tuple[tuple[str, Bits], ...]:
+        if isinstance(given, tuple):
+            return given
         if not isinstance(given, Mapping):
-            return tuple(given)
+            raise ValueError(
+                f'quant.overrides must be a dict of module name -> dict(w=..., a=...), got {given!r}'
+            )
         return tuple(
             (name, Bits.parse(f'quant.overrides[{name!r}]', bits)) for name, bits in given.items()
         )
+
+    @staticmethod
+    def _parse_skip(given: Any) -> tuple[str, ...]:
+        names = (given,) if isinstance(given, str) else given
+        if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f'quant.skip must be a list of module names, got {given!r}')
+        return tuple(names)
 
     def __post_init__(self) -> None:
         _check_bits('quant.w', self.w)
