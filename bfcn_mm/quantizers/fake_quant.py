@@ -118,4 +118,19 @@ def quantize_unit(x: Tensor, bits: int) -> Tensor:
     DoReFa-Net (Zhou et al., 2016), eq. 5.
     """
     levels = 2**bits - 1
-    return x + (round_half_up(x * levels) / levels - x).detach()
+    return straight_through(round_half_up(x * levels) / levels, x)
+
+
+def straight_through(y: Tensor, x: Tensor) -> Tensor:
+    """y, exactly, with the gradient of x. (x + (y - x).detach() would round y off its grid.)"""
+    return _StraightThrough.apply(y, x)
+
+
+class _StraightThrough(Function):
+    @staticmethod
+    def forward(ctx, y, x):
+        return y.detach().clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None, grad

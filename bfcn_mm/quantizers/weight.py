@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from .base import Quantizer
 from .calibration import weight_step
-from .fake_quant import quantize_unit, quantize_weight, weight_codes
-from .grids import WeightGrid, bipolar, twos_complement
+from .fake_quant import quantize_weight, straight_through, weight_codes
+from .grids import WeightGrid, bipolar, round_half_up, twos_complement
 
 
 class WeightQuantizer(Quantizer):
@@ -87,27 +87,24 @@ class DoReFaWeight(WeightQuantizer):
 
     def forward(self, w: Tensor) -> Tensor:
         self._mark_placed()
+        b, step = self._float_codes(w)
         v = w.float()
-        step = self._step(v)
-        if self.bits == 1:
-            signs = torch.where(v >= 0, step, -step)
-            return (v + (signs - v).detach()).to(w.dtype)
-        bound = step * self.grid.high
-        return (bound * (2 * self._unit(v, bound) - 1)).to(w.dtype)
+        values = (self.grid.k * b - self.grid.z) * step
+        return straight_through(values, v if self.bits == 1 else torch.tanh(v)).to(w.dtype)
 
-    @torch.no_grad()
     def codes(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        b, step = self._float_codes(w)
+        return b.to(torch.uint8), step
+
+    @torch.no_grad()
+    def _float_codes(self, w: Tensor) -> tuple[Tensor, Tensor]:
         v = w.float()
         step = self._step(v)
         if self.bits == 1:
-            return (v >= 0).to(torch.uint8), step
-        unit = self._unit(v, step * self.grid.high)
-        return torch.floor(unit * (2**self.bits - 1) + 0.5).to(torch.uint8), step
+            return (v >= 0).float(), step
+        unit = torch.tanh(v) / (2 * step * self.grid.high) + 0.5
+        return round_half_up(unit * (2**self.bits - 1)), step
 
-    def _unit(self, v: Tensor, bound: Tensor) -> Tensor:
-        return quantize_unit(torch.tanh(v) / (2 * bound) + 0.5, self.bits)
-
-    @torch.no_grad()
     def _step(self, v: Tensor) -> Tensor:
         if self.bits == 1:
             return v.abs().mean(self.dims, keepdim=True).clamp_(min=1e-8)
