@@ -90,9 +90,9 @@ _NONNEG = {
     'square',
     'softplus',
 }
+_ARITHMETIC = {'mul', 'mul_', '__mul__', '__rmul__', '__imul__', *_ADD}
 _KEEPS_SIGN = {
-    'avg_pool2d', 'adaptive_avg_pool2d', 'interpolate', 'mul', 'mul_', '__mul__', '__imul__', 'mean',
-    'sum', 'upsample', *_ADD,
+    'avg_pool2d', 'adaptive_avg_pool2d', 'interpolate', 'mean', 'sum', 'upsample', *_ARITHMETIC,
 }  # fmt: skip
 
 
@@ -121,13 +121,20 @@ class _Recorder(TorchFunctionMode):
         keeps = name in _KEEP or (
             name == 'interpolate' and kwargs.get('mode', 'nearest') == 'nearest'
         )
-        sign_kept = keeps or name in _KEEPS_SIGN
+        sign_kept = keeps or (name in _KEEPS_SIGN and not _negates(name, args, kwargs))
         origin = Origin.merge(inputs, keeps, name in _NONNEG)
         if not sign_kept and name not in _NONNEG:
             origin = Origin(layers=origin.layers)
         for leaf in tree_leaves(out):
             self.note(leaf, origin)
         return out
+
+
+def _negates(name: str, args: tuple, kwargs: dict) -> bool:
+    """Whether a number below 0 takes part in a sum or product, where tensors alone keep the sign."""
+    if name not in _ARITHMETIC:
+        return False
+    return any(isinstance(x, int | float) and x < 0 for x in (*args, kwargs.get('alpha')))
 
 
 def probe(
