@@ -259,6 +259,7 @@ TILE threshold_block(const struct epilogue *e, unsigned c, const int residual_bi
   const int steps = bits == 2 ? 3 : 1, codes = 1 << residual_bits;
   const size_t plane = (e->all_channels + 63) / 64 * 8;
   const unsigned block = (e->first + c) / 32;
+  const uint32_t flip = e->flips[block];
   const int16_t *thresholds = e->thresholds + block * (size_t)(steps * codes) * 32;
   const uint8_t *residual =
       residual_bits ? (const uint8_t *)e->residual[0].codes + 4ul * block : NULL;
@@ -283,12 +284,13 @@ TILE threshold_block(const struct epilogue *e, unsigned c, const int residual_bi
     for (int j = 0; j < steps; j++) {
       const __m256i t[2] = {threshold_of(thresholds, codes, steps, j, 0, r0[0], r1[0]),
                             threshold_of(thresholds, codes, steps, j, 1, r0[1], r1[1])};
-      at_least[j] = reached(acc, t) ^ e->flips[block];
+      at_least[j] = reached(acc, t);
     }
-    uint32_t low = at_least[0];
+    uint32_t low = at_least[0] ^ flip;
     if (bits == 2) {
-      low = (at_least[0] & ~at_least[1]) | at_least[2];
-      memcpy(out + plane, &at_least[1], 4);
+      const uint32_t high = at_least[1] ^ flip;
+      low ^= at_least[1] ^ at_least[2]; /* code 1 or 3: an odd number of steps is reached */
+      memcpy(out + plane, &high, 4);
     }
     memcpy(out, &low, 4);
   }

@@ -10,6 +10,28 @@
 TARGET_BEGIN(AVX512_FEATURES)
 #include "rows.h"
 
+/* Sums of codes, 8 words at a time where there are that many. */
+static void sum_codes_wide(const uint64_t *planes, unsigned bits, unsigned words, size_t pixels,
+                           int32_t *sums) {
+  if (words < 3) {
+    sum_codes(planes, bits, words, pixels, sums);
+    return;
+  }
+  for (size_t p = 0; p < pixels; p++) {
+    __m512i sum = _mm512_setzero_si512();
+    for (unsigned b = 0; b < bits; b++, planes += words) {
+      __m512i count = _mm512_setzero_si512();
+      for (unsigned i = 0; i < words; i += 8) {
+        const __mmask8 some = (__mmask8)(words - i < 8 ? (1u << (words - i)) - 1 : 255);
+        count = _mm512_add_epi64(count,
+                                 _mm512_popcnt_epi64(_mm512_maskz_loadu_epi64(some, planes + i)));
+      }
+      sum = _mm512_add_epi64(sum, _mm512_sll_epi64(count, _mm_cvtsi32_si128((int)b)));
+    }
+    sums[p] = (int32_t)_mm512_reduce_add_epi64(sum);
+  }
+}
+
 static inline __mmask64 low_bits(size_t count) {
   return count < 64 ? (1ull << count) - 1 : ~0ull;
 }
@@ -287,10 +309,13 @@ TILE threshold_block(const struct epilogue *e, unsigned c, const int residual_bi
       residual_bits ? (const uint8_t *)e->residual[0].codes + 4ul * block : NULL;
   uint8_t *out = (uint8_t *)e->out + 4ul * block;
   const uint16_t *sums = (const uint16_t *)term->sums + c;
-  for (size_t p = 0; p < e->pixels; p++, sums += term->sum_stride, out += (unsigned)bits * plane) {
+  const size_t pixels = e->pixels, stride = term->sum_stride;
+  const int32_t *box = term->box;
+  const int box_scale = term->box_scale, twice = term->k == 2;
+  for (size_t p = 0; p < pixels; p++, sums += stride, out += (unsigned)bits * plane) {
     __m512i acc = _mm512_loadu_si512(sums);
-    if (term->k == 2) acc = _mm512_add_epi16(acc, acc);
-    acc = _mm512_add_epi16(acc, _mm512_set1_epi16((short)(term->box_scale * term->box[p])));
+    if (twice) acc = _mm512_add_epi16(acc, acc);
+    acc = _mm512_add_epi16(acc, _mm512_set1_epi16((short)(box_scale * box[p])));
     uint32_t r0 = 0, r1 = 0;
     if (residual_bits) {
       memcpy(&r0, residual, 4);
@@ -301,12 +326,12 @@ TILE threshold_block(const struct epilogue *e, unsigned c, const int residual_bi
     UNROLLED
     for (int j = 0; j < steps; j++)
       reached[j] =
-          _mm512_cmpge_epi16_mask(acc, threshold_of(thresholds, residual_bits, steps, j, r0, r1)) ^
-          flip;
-    uint32_t low = reached[0];
+          _mm512_cmpge_epi16_mask(acc, threshold_of(thresholds, residual_bits, steps, j, r0, r1));
+    uint32_t low = reached[0] ^ flip;
     if (bits == 2) {
-      low = (reached[0] & ~reached[1]) | reached[2];
-      memcpy(out + plane, &reached[1], 4);
+      const uint32_t high = reached[1] ^ flip;
+      low ^= reached[1] ^ reached[2]; /* code 1 or 3: an odd number of steps is reached */
+      memcpy(out + plane, &high, 4);
     }
     memcpy(out, &low, 4);
   }
@@ -345,7 +370,7 @@ const struct backend bfcn_backend_avx512 = {
     .expand = {[FORM_BITS] = expand_bits, [FORM_LUT6] = expand_lut6, [FORM_INT8] = expand_int8},
     .epilogue = epilogue,
     .epilogue_threshold = epilogue_threshold,
-    .sum_codes = sum_codes,
+    .sum_codes = sum_codes_wide,
     .unpack = unpack,
     .pack = pack,
     .lerp = lerp,
