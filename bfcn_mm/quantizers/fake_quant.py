@@ -60,13 +60,12 @@ class _QuantizeActivation(Function):
         grad_x = grad * inside.to(grad.dtype)
         if not ctx.needs_input_grad[1]:
             return grad_x, None, None, None, None
-        # inside: q - u; outside u is clipped, q - clipped is 0, and q - zero_point is left
-        g = grad.float()
-        error = torch.floor(clipped + 0.5).sub_(clipped)
-        grad_step = (g * error).sum()
-        if zero_point is not None:
-            clipped -= zero_point
-        grad_step = grad_step + ((g - grad_x.float()) * clipped).sum()
+        slope = (clipped + 0.5).floor_()  # q, from which u is taken inside and zero_point outside
+        if zero_point is None:
+            slope.addcmul_(clipped, inside, value=-1)
+        else:
+            slope -= torch.where(inside.bool(), clipped, zero_point)
+        grad_step = slope.mul_(grad).sum()
         return grad_x, (grad_step * ctx.grad_scale).reshape(step.shape), None, None, None
 
 
