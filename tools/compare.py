@@ -168,7 +168,7 @@ def test(model: Model, args: argparse.Namespace) -> Result:
             resume=False,
             launcher='none',
             work_dir=str(args.out / 'logs' / model.label),
-            experiment_name=f'compare {model.label}',
+            experiment_name=f'compare {args.out} {model.label}',
         )
     )
     runner = Runner.from_cfg(cfg)

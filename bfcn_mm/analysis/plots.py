@@ -110,9 +110,10 @@ def plot_pictures(
         Patch(color=_unit(colour), label=name)
         for name, colour in zip(classes, palette, strict=True)
     ]
+    lines = -(-len(classes) // max(4, int(2.3 * len(titles))))
     figure.legend(
         handles=patches, loc='upper center', bbox_to_anchor=(0.5, -0.01), frameon=False,
-        ncols=min(len(classes), max(4, 2 * len(titles))), fontsize=9,
+        ncols=-(-len(classes) // lines), fontsize=9,
         handlelength=1.2, handleheight=1.0, columnspacing=1.2,
     )  # fmt: skip
     figure.savefig(path, bbox_inches='tight', pad_inches=0.08)
