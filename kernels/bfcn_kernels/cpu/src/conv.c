@@ -152,7 +152,7 @@ static void multiply(const struct task *task, const struct conv_term *t, size_t 
                    .sum_stride = stride};
   const unsigned end = task->lane_end < conv->outputs ? task->lane_end : conv->outputs;
   for (unsigned lane = task->lane; lane < end;) {
-    const struct gemm_kernel *k = kernel_for_outputs(t->kernel, end - lane);
+    const struct gemm_kernel *k = kernel_for_outputs(t->kernel, end - lane, conv->grid.width);
     const unsigned block = lane / k->lanes;
     g.weights = t->weights + block * t->block_bytes;
     for (unsigned pass = 0; pass < t->passes; pass++) {

@@ -34,12 +34,14 @@ static int serves(const struct gemm_kernel *k, const struct conv_term *t, unsign
          (k->sum_bits == 32 || largest_sum(t) <= UINT16_MAX);
 }
 
-const struct gemm_kernel *kernel_for_outputs(const struct gemm_kernel *k, unsigned left) {
+const struct gemm_kernel *kernel_for_outputs(const struct gemm_kernel *k, unsigned left,
+                                             unsigned width) {
   const struct gemm_kernel *best = k;
   for (size_t i = 0; i < bfcn_gemm_kernel_count; i++) {
     const struct gemm_kernel *other = &bfcn_gemm_kernels[i];
     if (other->isa != k->isa || other->form != k->form || other->pass_planes != k->pass_planes ||
-        other->lanes != k->lanes || other->nr > k->nr || other->columns != k->columns)
+        other->lanes != k->lanes || other->nr > k->nr || other->columns != k->columns ||
+        (other->columns && width % other->mr))
       continue;
     const int fits = other->nr <= left, best_fits = best->nr <= left;
     if (fits > best_fits ||
@@ -54,15 +56,15 @@ const struct gemm_kernel *kernel_for_outputs(const struct gemm_kernel *k, unsign
 enum { TILE_CYCLES = 45 };
 
 static double cycles(const struct gemm_kernel *k, const struct conv_term *t, unsigned outputs,
-                     size_t pixels) {
+                     struct grid grid) {
   const unsigned width = k->form == FORM_BITS ? 64 : k->form == FORM_LUT6 ? 6 : 4;
   const size_t taps = (size_t)t->term->window.kh * t->term->window.kw;
   const size_t depth =
       taps * divide_up(t->from.channels, width) * width * passes_of(k, t) * planes_of(k, t);
   double sum = 0;
   for (unsigned done = 0; done < outputs;) {
-    const struct gemm_kernel *part = kernel_for_outputs(k, outputs - done);
-    sum += (double)divide_up((unsigned)pixels, part->mr) *
+    const struct gemm_kernel *part = kernel_for_outputs(k, outputs - done, grid.width);
+    sum += (double)divide_up((unsigned)pixels_of(grid), part->mr) *
            ((double)depth * part->mr * part->nr / part->macs_per_cycle +
             TILE_CYCLES * passes_of(k, t));
     done += part->nr;
@@ -76,7 +78,7 @@ static bfcn_status choose(const struct bfcn_session *s, const struct conv *conv,
   for (size_t i = 0; i < bfcn_gemm_kernel_count; i++) {
     const struct gemm_kernel *k = &bfcn_gemm_kernels[i];
     if (!serves(k, t, conv->grid.width, s->isa)) continue;
-    const double cost = cycles(k, t, conv->outputs, pixels_of(conv->grid));
+    const double cost = cycles(k, t, conv->outputs, conv->grid);
     const int wanted = s->wanted_kernel && !strcmp(s->wanted_kernel, k->name);
     if (!t->kernel || cost < least || wanted) t->kernel = k, least = cost;
     if (wanted) break;

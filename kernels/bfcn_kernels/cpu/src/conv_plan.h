@@ -42,8 +42,10 @@ struct conv {
   size_t rows_at, sums_at, box_at, pixels_at, slots_at, row_sums_at;
 };
 
-/* The kernel of k's family for `left` outputs: the widest that wastes nothing, or the narrowest. */
-const struct gemm_kernel *kernel_for_outputs(const struct gemm_kernel *k, unsigned left);
+/* The kernel of k's family for `left` outputs of a map `width` wide: the widest that wastes
+ * nothing, or the narrowest. */
+const struct gemm_kernel *kernel_for_outputs(const struct gemm_kernel *k, unsigned left,
+                                             unsigned width);
 
 /* weights.c: pack the weights of a planned term; 0 if out of memory. */
 int pack_weights(struct conv_term *t, unsigned outputs, unsigned padded);

@@ -222,8 +222,92 @@ static void expand_bits(const struct expand *e) {
   bfcn_backend_portable.expand[FORM_BITS](e);
 }
 
+/* acc * scale of 8 lanes; the width of the sums is a constant. */
+static inline __m256 product_of(const struct epilogue_term *t, const int sum_bits, size_t p,
+                                unsigned c, __m256i offset, __m256 scale) {
+  const size_t at = p * t->sum_stride + c;
+  __m256i acc;
+  if (sum_bits == 16)
+    acc = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)((const uint16_t *)t->sums + at)));
+  else
+    acc = _mm256_loadu_si256((const __m256i *)((const int32_t *)t->sums + at));
+  if (t->k == 2) acc = _mm256_add_epi32(acc, acc);
+  if (t->box_scale)
+    offset = _mm256_add_epi32(
+        offset, _mm256_set1_epi32((int32_t)((uint32_t)t->box_scale * (uint32_t)t->box[p])));
+  return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(acc, offset)), scale);
+}
+
+/* 8 lanes of A * acc + B, with a second term where there is one. */
+static inline __m256 pre_activation(const struct epilogue *e, const int sum_bits, size_t p,
+                                    unsigned c, const __m256i offset[2], const __m256 scale[2],
+                                    __m256 bias) {
+  __m256 t = _mm256_add_ps(product_of(&e->term[0], sum_bits, p, c, offset[0], scale[0]), bias);
+  if (e->terms == 2)
+    t = _mm256_add_ps(t, product_of(&e->term[1], sum_bits, p, c, offset[1], scale[1]));
+  return t;
+}
+
+/* 8 lanes of every pixel, without residuals: scores, or codes of 1 or 2 bits, code >= j where
+ * t + 0.5 >= j. */
+TILE block(const struct epilogue *e, unsigned c, const unsigned bits, const int sum_bits) {
+  const size_t plane = (e->all_channels + 63) / 64 * 8;
+  const unsigned channel = e->first + c, left = e->channels - c;
+  uint8_t *out = (uint8_t *)e->out + channel / 8;
+  const __m256 bias = _mm256_loadu_ps(e->bias + channel);
+  __m256 scale[2];
+  __m256i offset[2];
+  for (unsigned i = 0; i < e->terms; i++) {
+    scale[i] = _mm256_loadu_ps(e->term[i].scale + channel);
+    offset[i] = e->term[i].offset
+                    ? _mm256_loadu_si256((const __m256i *)(e->term[i].offset + channel))
+                    : _mm256_setzero_si256();
+  }
+  for (size_t p = 0; p < e->pixels; p++, out += bits * plane) {
+    const __m256 t = pre_activation(e, sum_bits, p, c, offset, scale, bias);
+    if (bits == 0) {
+      float lanes[8], *scores = (float *)e->out + p * e->all_channels + channel;
+      _mm256_storeu_ps(lanes, t);
+      memcpy(scores, lanes, 4 * (left < 8 ? left : 8));
+      continue;
+    }
+    const __m256 u = _mm256_add_ps(t, _mm256_set1_ps(0.5f));
+    const int one = _mm256_movemask_ps(_mm256_cmp_ps(u, _mm256_set1_ps(1), _CMP_GE_OQ));
+    out[0] = (uint8_t)one;
+    if (bits == 1) continue;
+    const int two = _mm256_movemask_ps(_mm256_cmp_ps(u, _mm256_set1_ps(2), _CMP_GE_OQ));
+    const int three = _mm256_movemask_ps(_mm256_cmp_ps(u, _mm256_set1_ps(3), _CMP_GE_OQ));
+    out[0] = (uint8_t)(one ^ two ^ three);
+    out[plane] = (uint8_t)two;
+  }
+}
+
 static void epilogue(const struct epilogue *e) {
-  bfcn_backend_portable.epilogue(e);
+  const unsigned sum_bits = e->term[0].sum_bits;
+  if (e->bits > 2 || e->residuals || e->terms > 2 || (e->bits && e->channels % 64) ||
+      (e->terms == 2 && e->term[1].sum_bits != sum_bits)) {
+    bfcn_backend_portable.epilogue(e);
+    return;
+  }
+  for (unsigned c = 0; c < e->channels; c += 8) switch (e->bits * 2 + (sum_bits == 32)) {
+    case 0:
+      block(e, c, 0, 16);
+      break;
+    case 1:
+      block(e, c, 0, 32);
+      break;
+    case 2:
+      block(e, c, 1, 16);
+      break;
+    case 3:
+      block(e, c, 1, 32);
+      break;
+    case 4:
+      block(e, c, 2, 16);
+      break;
+    default:
+      block(e, c, 2, 32);
+    }
 }
 
 /* Bits where acc >= threshold, of 32 16-bit lanes. */

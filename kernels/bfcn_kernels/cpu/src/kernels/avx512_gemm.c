@@ -103,16 +103,16 @@ TILE lut6_tile(const struct gemm *g, const int p, const int nv, const int a2) {
 
 /* Three columns at stride 1 share their tables: those of 6 neighbouring source pixels serve 4
  * output pixels, so a lookup costs half the loads. Pixels of the tile are neighbours in one row. */
-TILE lut6_tile_k3(const struct gemm *g, const int nv) {
-  enum { P = 4, COLUMNS = 3, RUN = RUN_A2 / COLUMNS };
+TILE lut6_tile_k3(const struct gemm *g, const int p, const int nv) {
+  enum { COLUMNS = 3, RUN = RUN_A2 / COLUMNS };
   const size_t runs = (g->steps + RUN - 1) / RUN, even = (g->steps + runs - 1) / runs;
   __m512i total[8], high[8];
   UNROLLED
-  for (int i = 0; i < P * nv; i++) total[i] = high[i] = _mm512_setzero_si512();
+  for (int i = 0; i < p * nv; i++) total[i] = high[i] = _mm512_setzero_si512();
   for (unsigned plane = g->planes; plane-- > 0;) {
     const uint8_t *w = (const uint8_t *)g->weights + plane * g->plane_bytes;
     UNROLLED
-    for (int i = 0; i < P * nv; i++) {
+    for (int i = 0; i < p * nv; i++) {
       total[i] = _mm512_add_epi16(total[i], total[i]);
       high[i] = _mm512_add_epi16(high[i], high[i]);
     }
@@ -122,7 +122,7 @@ TILE lut6_tile_k3(const struct gemm *g, const int nv) {
         const size_t stop = g->steps - done > even ? done + even : g->steps;
         __m512i bytes[8];
         UNROLLED
-        for (int i = 0; i < P * nv; i++) bytes[i] = _mm512_setzero_si512();
+        for (int i = 0; i < p * nv; i++) bytes[i] = _mm512_setzero_si512();
         ROLLED
         for (; done < stop; done++, w += 64) {
           __m512i index[COLUMNS][2];
@@ -131,13 +131,13 @@ TILE lut6_tile_k3(const struct gemm *g, const int nv) {
             index[i / nv][i % nv] = _mm512_load_si512(w + (size_t)(i / nv) * g->steps * 64 +
                                                       (size_t)(i % nv) * g->block_bytes);
           UNROLLED
-          for (int j = 0; j < P + COLUMNS - 1; j++) {
+          for (int j = 0; j < p + COLUMNS - 1; j++) {
             const __m512i table =
                 lut6_table_a2((const uint16_t *)(x + (size_t)j * g->column_bytes) + done * 2);
             UNROLLED
             for (int column = 0; column < COLUMNS; column++) {
               const int i = j - column; /* the output pixel that sees source pixel j there */
-              if (i < 0 || i >= P) continue;
+              if (i < 0 || i >= p) continue;
               UNROLLED
               for (int n = 0; n < nv; n++)
                 bytes[i * nv + n] = _mm512_add_epi8(
@@ -146,7 +146,7 @@ TILE lut6_tile_k3(const struct gemm *g, const int nv) {
           }
         }
         UNROLLED
-        for (int i = 0; i < P * nv; i++) {
+        for (int i = 0; i < p * nv; i++) {
           total[i] = _mm512_add_epi16(total[i], bytes[i]);
           high[i] = _mm512_add_epi16(high[i], _mm512_srli_epi16(bytes[i], 8));
         }
@@ -154,7 +154,7 @@ TILE lut6_tile_k3(const struct gemm *g, const int nv) {
     }
   }
   UNROLLED
-  for (int i = 0; i < P * nv; i++)
+  for (int i = 0; i < p * nv; i++)
     store_lut_sums(g, (uint16_t *)g->sums + (size_t)(i / nv) * g->sum_stride + i % nv * 64,
                    total[i], high[i]);
 }
@@ -179,10 +179,13 @@ void lut6_gemm_a2_2x192__avx512(const struct gemm *g) {
   lut6_tile(g, 2, 3, 1);
 }
 void lut6_gemm_a2_4x128k3__avx512(const struct gemm *g) {
-  lut6_tile_k3(g, 2);
+  lut6_tile_k3(g, 4, 2);
+}
+void lut6_gemm_a2_8x64k3__avx512(const struct gemm *g) {
+  lut6_tile_k3(g, 8, 1);
 }
 void lut6_gemm_a2_4x64k3__avx512(const struct gemm *g) {
-  lut6_tile_k3(g, 1);
+  lut6_tile_k3(g, 4, 1);
 }
 
 static inline void store_i32(const struct gemm *g, int32_t *sums, __m512i sum) {
