@@ -16,7 +16,7 @@ MAY_IMPORT = {
     'bfcn_mm.quantizers': set(),
     'bfcn_mm.layers': {QUANTIZERS},
     'bfcn_mm.convert': {QUANTIZERS, LAYERS},
-    'bfcn_mm.models': {QUANTIZERS, LAYERS, CONVERT},
+    'bfcn_mm.models': {QUANTIZERS, LAYERS, CONVERT, 'bfcn_mm.export', 'bfcn_kernels'},
     'bfcn_mm.engine': {QUANTIZERS, LAYERS, CONVERT},
     'bfcn_mm.export': {QUANTIZERS, LAYERS, 'bfcn_kernels'},
     'bfcn_mm.analysis': {QUANTIZERS, LAYERS},

@@ -77,6 +77,8 @@ def _check(segmentor: nn.Module) -> None:
         raise ExportError(
             'decode_head is a cascade of heads: pack a segmentor with one decode head'
         )
+    if segmentor.decode_head.out_channels == 1:
+        raise ExportError('out_channels=1 has no largest class: train with out_channels=2')
     quants = {n: m for n, m in segmentor.named_modules() if isinstance(m, ActivationQuantizer)}
     if not quants:
         raise ExportError('the model has no quantizers: train it with quant=dict(w=..., a=...)')
@@ -96,15 +98,19 @@ def _marked(segmentor: nn.Module) -> Iterator[None]:
         if isinstance(module, ActivationQuantizer):
             module.forward = lambda x, name=name: QUANTIZE(x, name)
             marked.append((module, 'forward'))
-        elif isinstance(module, QuantizedLayer) and not isinstance(module, QuantAttention):
-            if module.weight_quant is not None:
-                module.quantized_weight = lambda m=module, name=name: WEIGHT(m.weight, name)
-                marked.append((module, 'quantized_weight'))
+        elif _has_codes(module):
+            module.quantized_weight = lambda m=module, name=name: WEIGHT(m.weight, name)
+            marked.append((module, 'quantized_weight'))
     try:
         yield
     finally:
         for module, attribute in marked:
             delattr(module, attribute)
+
+
+def _has_codes(module: nn.Module) -> bool:
+    one_weight = isinstance(module, QuantizedLayer) and not isinstance(module, QuantAttention)
+    return one_weight and module.weight_quant is not None
 
 
 def _export(network: nn.Module, size: tuple[int, int]) -> torch.export.ExportedProgram:

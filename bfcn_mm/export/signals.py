@@ -65,7 +65,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Averaged:
-    """A window's mean of codes, not rounded yet. size: of adaptive pooling; else kernel etc. in window."""
+    """A mean of codes, not rounded yet. size: of adaptive pooling; window: kernel etc. of others."""
 
     source: Codes
     size: tuple[int, int] | None

@@ -1,0 +1,120 @@
+"""Hold the engines to the oracle, layer by layer: OUT.gguf, or CONFIG CHECKPOINT OUT.gguf.
+
+With config and checkpoint, the file must also be what the checkpoint packs to, and the share of codes and
+pixels is told in which fake-quantized evaluation differs from the integers.
+"""
+
+import argparse  # noqa: I001 - _mmseg comes before what it mends
+import sys
+
+import torch
+from _mmseg import errors_in_one_line
+from bfcn_kernels import load, read
+from bfcn_kernels.builder import random_image
+from mmengine.config import Config, DictAction
+
+from bfcn_mm.export import TorchEngine, verify
+from bfcn_mm.export.checkpoint import pack_checkpoint, test_samples
+
+ENGINES = ('numpy', 'torch', 'cpu', 'triton')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('paths', nargs='+', metavar='PATH', help='[CONFIG CHECKPOINT] OUT.gguf')
+    parser.add_argument(
+        '--engine', nargs='+', choices=ENGINES, help='default: those that start here'
+    )
+    parser.add_argument('--images', type=int, default=2)
+    parser.add_argument('--size', nargs=2, type=int, default=(128, 192), help='H W, file alone')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    args = parser.parse_args()
+    if len(args.paths) not in (1, 3):
+        parser.error(f'give OUT.gguf or CONFIG CHECKPOINT OUT.gguf, got {len(args.paths)} paths')
+    if args.images < 1:
+        parser.error(f'--images must be 1 or more, got {args.images}')
+    with errors_in_one_line():
+        agree = _verify_file(args) if len(args.paths) == 1 else _verify_checkpoint(args)
+    sys.exit(0 if agree else 1)
+
+
+def _verify_file(args: argparse.Namespace) -> bool:
+    images = [random_image(*args.size, seed) for seed in range(args.images)]
+    return _engines_agree(args, images)
+
+
+def _verify_checkpoint(args: argparse.Namespace) -> bool:
+    config = Config.fromfile(args.paths[0])
+    if args.cfg_options is not None:
+        config.merge_from_dict(args.cfg_options)
+    packed, segmentor = pack_checkpoint(config, args.paths[1])
+    graph = read(args.paths[2]).graph
+    different = verify.graphs_differ(packed.model.graph, graph)
+    if different is not None:
+        print(f'checkpoint: {different.op} {different.what}')
+        return False
+    print(f'checkpoint: packs to the {len(graph.ops)} ops of the file')
+    samples = list(test_samples(config, args.images))
+    report = verify.FakeQuantReport()
+    for sample in samples:
+        verify.compare_fake_quant(report, segmentor, graph, packed.origins, sample)
+    _print_report(report)
+    images = [s['inputs'].flip(0).permute(1, 2, 0).numpy() for s in samples]
+    return _engines_agree(args, images)
+
+
+def _engines_agree(args: argparse.Namespace, images: list) -> bool:
+    path = args.paths[-1]
+    graph = read(path).graph
+    expected = [verify.oracle(graph, image) for image in images]
+    agree = True
+    for name in args.engine or _default_engines():
+        try:
+            trace = _trace(name, path)
+        except (ImportError, RuntimeError, OSError) as error:
+            if args.engine:
+                raise RuntimeError(f'engine {name!r} is not available: {error}') from error
+            print(f'{name}: not available here ({error})')
+            continue
+        for number, (image, maps) in enumerate(zip(images, expected, strict=True)):
+            different = verify.first_difference(graph, maps, trace(image))
+            if different is not None:
+                print(f'{name}: image {number}: {different.op} {different.what}')
+                agree = False
+                break
+        else:
+            print(f'{name}: equal on {len(graph.ops)} maps of {len(images)} images')
+    return agree
+
+
+def _default_engines() -> list[str]:
+    return ['torch', 'cpu', *(['triton'] if torch.cuda.is_available() else [])]
+
+
+def _trace(name: str, path: str):
+    if name == 'numpy':
+        return verify.slow_oracle(read(path).graph)
+    return TorchEngine(path).trace if name == 'torch' else load(path, name).trace
+
+
+def _print_report(report: verify.FakeQuantReport) -> None:
+    print(f'{"codes that differ":48} {"end to end":>10} {"by itself":>10}')
+    for name, flips in report.flips.items():
+        if flips.codes:
+            shares = flips.end_to_end / flips.codes, flips.local / flips.codes
+            print(f'{name:48} {shares[0]:10.2e} {shares[1]:10.2e}')
+        else:
+            print(f'{name:48} {"scores differ by at most":>10} {flips.error:.2e}')
+    codes = sum(flips.codes for flips in report.flips.values()) or 1
+    total, local = (
+        sum(getattr(f, k) for f in report.flips.values()) for k in ('end_to_end', 'local')
+    )
+    print(f'all codes: {total / codes:.2e} end to end, {local / codes:.2e} by themselves')
+    print(f'pixels: {report.pixels_differ / report.pixels:.2e} differ')
+    if report.fake_counts is not None:
+        fake, integer = verify.miou(report.fake_counts), verify.miou(report.integer_counts)
+        print(f'mIoU: {fake:.2f} fake-quantized, {integer:.2f} integers')
+
+
+if __name__ == '__main__':
+    main()
