@@ -26,6 +26,7 @@ def apply() -> None:
         allow_checkpoint_globals()
     if mmengine_needs_pkg_resources():
         replace_pkg_resources()
+    start_processes_without_gpu()
     if has_distribution('mmsegmentation'):
         accept_shape_beside_inputs()
     else:
@@ -121,6 +122,34 @@ def has_distribution(name: str) -> bool:
 def _package_dir(name: str) -> Path | None:
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
     return Path(spec.origin).parent if spec is not None and spec.origin else None
+
+
+def start_processes_without_gpu() -> None:
+    """mmengine gives each process and its model a GPU, even with backend gloo where there is none."""
+    from mmengine.device import get_device
+    from mmengine.dist import utils
+    from mmengine.model import MMDistributedDataParallel
+
+    stock = utils._init_dist_pytorch
+    if hasattr(stock, '__wrapped__'):
+        return
+
+    @functools.wraps(stock)
+    def init_dist_pytorch(backend, init_backend='torch', **options):
+        if (backend, init_backend, get_device()) != ('gloo', 'torch', 'cpu'):
+            return stock(backend, init_backend=init_backend, **options)
+        torch.distributed.init_process_group(backend, **options)
+
+    stock_init = MMDistributedDataParallel.__init__
+
+    @functools.wraps(stock_init)
+    def init(self, module, *args, device_ids=None, **options):
+        if next(module.parameters()).device.type == 'cpu':
+            device_ids = None
+        stock_init(self, module, *args, device_ids=device_ids, **options)
+
+    utils._init_dist_pytorch = init_dist_pytorch
+    MMDistributedDataParallel.__init__ = init
 
 
 def accept_shape_beside_inputs() -> None:
