@@ -75,12 +75,17 @@ def lower(cfg: ConfigDict) -> None:
     quant = _merged(model.get('quant') or {}, given)
     spec = QuantSpec.parse(quant)
     if model['type'] != WRAPPER:
-        model['segmentor'] = model['type']
+        model['segmentor'] = _name(model['type'])
         model['type'] = WRAPPER
     model['quant'] = quant
     _add_hooks(cfg, spec)
     _add_import(cfg)
     _spare_steps(cfg)
+
+
+def _name(kind: str | type) -> str:
+    """A class, as new-style configs name types, by its import path: what a dumped config can hold."""
+    return kind if isinstance(kind, str) else f'{kind.__module__}.{kind.__qualname__}'
 
 
 def _merged(old: dict, new: dict) -> ConfigDict:
@@ -98,6 +103,9 @@ def _restore(cfg: ConfigDict, model: ConfigDict) -> None:
         model.pop('quant')
     hooks = cfg.get('custom_hooks') or []
     cfg['custom_hooks'] = [hook for hook in hooks if hook['type'] not in HOOKS]
+    wrapper = cfg.get('optim_wrapper')
+    if isinstance(wrapper, dict) and wrapper.get('constructor') == CONSTRUCTOR:
+        wrapper.pop('constructor')
 
 
 def _add_hooks(cfg: ConfigDict, spec: QuantSpec) -> None:
