@@ -79,6 +79,7 @@ def tiny_config(folder: Path, iters: int = 6, workers: int = 0, **changes: Any) 
         ),
         val_dataloader=evaluation,
         test_dataloader=evaluation,
+        test_pipeline=read[:1] + pack,
         val_evaluator=dict(type='IoUMetric', iou_metrics=['mIoU']),
         test_evaluator=dict(type='IoUMetric', iou_metrics=['mIoU']),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=5e-4)),
