@@ -148,7 +148,9 @@ static void layout(struct conv_term *t, const struct conv *conv) {
   const uint64_t span = (uint64_t)(conv->task_rows - 1) * w->sh + (uint64_t)(w->kh - 1) * w->dh + 1;
   const uint64_t least = needed < span ? needed : span;
   t->slots = (unsigned)(least < t->grid.height ? least : t->grid.height);
-  t->sum_bytes = round_up((BLOCK_PIXELS + 16ul) * conv->padded * t->kernel->sum_bits / 8, 64);
+  const size_t most = (size_t)conv->task_rows * conv->grid.width;
+  const size_t pixels = most < BLOCK_PIXELS ? most : BLOCK_PIXELS;
+  t->sum_bytes = round_up((pixels + 16) * conv->lanes_per_task * t->kernel->sum_bits / 8, 64);
 }
 
 static bfcn_status plan_term(const struct bfcn_session *s, struct conv *conv, unsigned index) {
@@ -174,10 +176,12 @@ static bfcn_status plan_term(const struct bfcn_session *s, struct conv *conv, un
   return BFCN_OK;
 }
 
-/* Rows to a task: about BLOCK_PIXELS pixels. Where rows alone leave threads idle, lanes are split.
- */
+/* Rows to a task: some blocks of pixels, so that few source rows are expanded twice; one block
+ * where terms take turns in the room for rows. Where rows alone leave threads idle, lanes are
+ * split. */
 static void plan_tasks(const struct bfcn_session *s, struct conv *conv) {
-  const unsigned fit = BLOCK_PIXELS / conv->grid.width;
+  const unsigned pixels = conv->op->term_count > 1 ? BLOCK_PIXELS : 4 * BLOCK_PIXELS;
+  const unsigned fit = pixels / conv->grid.width;
   unsigned rows = fit < 1 ? 1 : fit;
   const unsigned wanted = s->threads > 1 ? 3 * s->threads : 1;
   const unsigned share = conv->grid.height / wanted;
@@ -190,6 +194,7 @@ static void plan_tasks(const struct bfcn_session *s, struct conv *conv) {
   unsigned splits = conv->row_tasks < wanted ? divide_up(wanted, conv->row_tasks) : 1;
   if (splits > blocks) splits = blocks;
   conv->lanes_per_task = divide_up(blocks, splits) * LANES;
+  if (conv->lanes_per_task > MAX_TASK_LANES) conv->lanes_per_task = MAX_TASK_LANES;
   conv->lane_tasks = divide_up(conv->padded, conv->lanes_per_task);
 }
 

@@ -4,7 +4,7 @@
 
 #include "conv.h"
 
-enum { BLOCK_PIXELS = 128, LANES = 64 };
+enum { BLOCK_PIXELS = 128, LANES = 64, MAX_TASK_LANES = 512 };
 
 /* One term: an indirect matrix product over expanded rows of its source. */
 struct conv_term {
@@ -24,7 +24,7 @@ struct conv_term {
   int32_t *offset;  /* [outputs] or NULL */
   float *scale;     /* padded */
   unsigned slots;   /* most source rows that a task expands */
-  size_t sum_bytes; /* of BLOCK_PIXELS pixels and a tile more */
+  size_t sum_bytes; /* of a block of pixels and a tile more */
 };
 
 struct conv {
