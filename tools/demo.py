@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,7 +139,11 @@ def run(step: Step, log: Path, out: Path) -> None:
     Raises CalledProcessError, with the end of the log as its output, if the step fails.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    env = dict(OMP_NUM_THREADS=str(min(4, cores or 1)), MPLCONFIGDIR=str(out.resolve() / 'logs'))
+    env = dict(
+        OMP_NUM_THREADS=str(min(4, cores or 1)),
+        OMP_WAIT_POLICY='PASSIVE',  # threads that spin while they wait cripple a busy machine
+        MPLCONFIGDIR=str(out.resolve() / 'logs'),
+    )
     process = subprocess.Popen(
         [sys.executable, *step.command[1:]],
         env=env | os.environ,
@@ -256,7 +261,9 @@ def price(stages: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
     config = Config.fromfile(FLOAT_CONFIG)
     prices = []
     for w, a in stages:
-        model = MODELS.build(config.model)
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', module='mmseg')  # its notes on its own ways
+            model = MODELS.build(config.model)
         if (w, a) != FLOAT:
             bfcn_mm.quantize_(model, w=w, a=a)
         cost = complexity(model, config.crop_size)
