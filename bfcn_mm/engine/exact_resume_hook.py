@@ -45,6 +45,9 @@ class ExactResumeHook(Hook):
         self._runner = runner
         try:
             self._previous = signal.signal(signal.SIGINT, self._on_interrupt)
+            owner = getattr(self._previous, '__self__', None)
+            if isinstance(owner, ExactResumeHook):  # left by a run in this process that failed
+                self._previous = owner._previous
         except ValueError:  # not in the main thread: leave Ctrl-C to whoever runs us
             self._previous = None
 
