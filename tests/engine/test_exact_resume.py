@@ -144,7 +144,9 @@ def test_second_ctrl_c_stops_at_once(make_runner):
     runner = make_runner(quant=dict(w=1, a=2))
     hook = next(h for h in runner.hooks if type(h).__name__ == 'ExactResumeHook')
     runner._train_loop = runner.build_train_loop(runner._train_loop)
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+    type(hook)().before_train(runner)  # a run that fails leaves its handler behind
     hook.before_train(runner)
     assert signal.getsignal(signal.SIGINT) == hook._on_interrupt
     signal.raise_signal(signal.SIGINT)
