@@ -26,6 +26,7 @@ class PackedSegmentor(BaseSegmentor):
         engine: 'numpy', 'torch' (a GPU if there is one), 'cpu' or 'triton'.
         threads: of the 'cpu' engine.
         data_preprocessor: the float model's, which mmengine hands over; only read for padding.
+        train_cfg, pretrained: set by mmseg.apis.init_model, and without effect.
 
     Raises ValueError for an unknown engine, a test_cfg other than whole images or padding, OSError, FileError or
     GraphError for a bad file, and whatever an engine says that cannot start.
@@ -38,6 +39,8 @@ class PackedSegmentor(BaseSegmentor):
         threads: int = 1,
         data_preprocessor: dict | None = None,
         test_cfg: dict | None = None,
+        train_cfg: dict | None = None,
+        pretrained: str | None = None,
     ) -> None:
         if test_cfg is not None and test_cfg.get('mode', 'whole') != 'whole':
             raise ValueError(f"test_cfg.mode must be 'whole', got {test_cfg['mode']!r}")

@@ -1,13 +1,17 @@
 """Narrow segmentors with random weights and batch statistics, calibrated on noise."""
 
+from functools import cache
+
+import bfcn_mm  # noqa: I001 - before mmseg, whose imports it mends
 import mmseg.models  # noqa: F401 - registers
+import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 from torch.nn.modules.batchnorm import _BatchNorm
 
-import bfcn_mm
+from bfcn_mm.export import pack
 
 NORM = dict(type='BN', requires_grad=True)
 LOSS = dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)
@@ -93,25 +97,35 @@ NETWORKS = {
 }
 
 
-def build(name='bfcn_r18', seed=0, size=64, preprocessor=PREPROCESSOR, **quant):
-    """The network `name`, quantized (w=1, a=2 by default), calibrated, in evaluation mode."""
-    torch.manual_seed(seed)
+@pytest.fixture(scope='session')
+def network():
+    """A function name -> (segmentor with w=1, a=2, what it packs to), each made once."""
+
+    @cache
+    def make(name):
+        segmentor = build(name)
+        return segmentor, pack(segmentor)
+
+    return make
+
+
+@pytest.fixture(scope='session')
+def segmentor_of():
+    """A function (name, **quant) -> segmentor, calibrated, in evaluation mode."""
+    return build
+
+
+def build(name, preprocessor=PREPROCESSOR, **quant):
+    """The network `name`, quantized (w=1, a=2 by default), calibrated on noise."""
+    torch.manual_seed(0)
     backbone, decode_head = NETWORKS[name]()
-    return calibrated(
-        dict(
-            type='EncoderDecoder',
-            data_preprocessor=preprocessor,
-            backbone=backbone,
-            decode_head=decode_head,
-            test_cfg=dict(mode='whole'),
-        ),
-        size,
-        **({'w': 1, 'a': 2} | quant),
+    config = dict(
+        type='EncoderDecoder',
+        data_preprocessor=preprocessor,
+        backbone=backbone,
+        decode_head=decode_head,
+        test_cfg=dict(mode='whole'),
     )
-
-
-def calibrated(config, size=64, **quant):
-    """Build a model dict and give it statistics in which codes use their whole range."""
     with DefaultScope.overwrite_default_scope('mmseg'):
         model = MODELS.build(ConfigDict(config))
     for module in model.modules():
@@ -120,13 +134,9 @@ def calibrated(config, size=64, **quant):
         elif isinstance(module, _BatchNorm):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias, 0, 0.3)
-    bfcn_mm.quantize_(model, **quant)
-    noise = torch.rand(2, 3, size, size) * 4 - 2
+    bfcn_mm.quantize_(model, **({'w': 1, 'a': 2} | quant))
+    noise = torch.rand(2, 3, 64, 64) * 4 - 2
     with torch.no_grad():
-        for _ in range(20):
-            _forward(model.train(), noise)
+        for _ in range(20):  # until running statistics have forgotten where they began
+            model.train().decode_head.forward(model.extract_feat(noise))
     return model.eval()
-
-
-def _forward(model, x):
-    return model.decode_head.forward(model.extract_feat(x))
