@@ -51,12 +51,13 @@ def activation_bounds(x: Tensor, bits: int, signed: bool) -> tuple[Tensor, Tenso
 def weight_step(w: Tensor, grid: WeightGrid, dims: tuple[int, ...]) -> Tensor:
     """The step with the least squared error on the grid, reduced over dims (kept as size 1).
 
-    Starts at the optimum of a normal distribution, then alternates w -> codes and
+    Starts at the optimum of a normal distribution, but no wider than the weights, then alternates w -> codes and
     step = <w, v> / <v, v> (Lloyd's iteration). A channel of zeros gets step 1e-5.
     """
     w = w.detach().float()
     spread = w.square().mean(dims, keepdim=True).sqrt_()
-    step = (spread * (_NORMAL_STEP[grid.bits] / grid.k)).clamp_(min=1e-5)
+    widest = w.abs().amax(dims, keepdim=True) / grid.high  # no grid need reach further
+    step = torch.minimum(spread * (_NORMAL_STEP[grid.bits] / grid.k), widest).clamp_(min=1e-5)
     for _ in range(8):
         v = weight_codes(w, step, grid).mul_(grid.k).sub_(grid.z)
         fit = (w * v).sum(dims, keepdim=True) / v.square().sum(dims, keepdim=True).clamp_(min=1)

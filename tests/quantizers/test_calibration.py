@@ -60,7 +60,7 @@ def test_weight_step_is_near_the_best_of_a_fine_search(grid):
             return np.square(row - s * values[np.abs(row[:, None] - s * values).argmin(1)]).sum()
 
         best = min(error(f * found) for f in np.linspace(0.5, 1.5, 101))
-        assert error(found) <= (1.15 if grid.bits < 8 else 1.6) * best
+        assert error(found) <= 1.15 * best
 
 
 def test_one_bit_step_is_the_mean_magnitude():
