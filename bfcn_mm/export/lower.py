@@ -278,16 +278,27 @@ def _each(net: _Lowering, node: fx.Node, signal: object, function: Callable) -> 
 
 
 @handles(aten.upsample_bilinear2d.vec, aten.upsample_nearest2d.vec)
-def _resize(net: _Lowering, node: fx.Node) -> Resized | Scores | Parts:
+def _resize(net: _Lowering, node: fx.Node) -> Resized | Codes | Scores | Parts:
     nearest = node.target is aten.upsample_nearest2d.vec
     align_corners = not nearest and node.args[2]
     mode = 'nearest' if nearest else 'align_corners' if align_corners else 'bilinear'
     x, target = net.arg(node, 0), _target(net, node)
     if isinstance(x, Codes | Parts):
-        return _each(net, node, x, lambda codes: Resized(codes, mode, target))
+
+        def resized(codes: Codes) -> Resized | Codes:
+            return _picked(net, node, codes, target) if nearest else Resized(codes, mode, target)
+
+        return _each(net, node, x, resized)
     scores = net.scores(node.args[0], f'layer {layer_of(node)!r}: resize')
     op = ops.Resize(f'{scores.name}.up', scores.name, mode, **target)
     return Scores(net.emit.add(op, net.grid(node)))
+
+
+def _picked(net: _Lowering, node: fx.Node, codes: Codes, target: dict) -> Codes:
+    """Nearest resizing moves codes and rounds nothing."""
+    same = dict(A=1.0, B=float(codes.zero_point), bits=codes.bits, zero_point=codes.zero_point)
+    op = ops.Resize(f'{codes.name}.up', codes.name, 'nearest', **target, **same)
+    return replace(codes, name=net.emit.add(op, net.grid(node)))
 
 
 def _target(net: _Lowering, node: fx.Node) -> dict:

@@ -1,8 +1,8 @@
 """Narrow segmentors with random weights and batch statistics, calibrated on noise."""
 
-from functools import cache
+from functools import cache  # noqa: I001 - bfcn_mm comes before mmseg, whose imports it mends
 
-import bfcn_mm  # noqa: I001 - before mmseg, whose imports it mends
+import bfcn_mm
 import mmseg.models  # noqa: F401 - registers
 import pytest
 import torch
@@ -118,16 +118,9 @@ def segmentor_of():
 def build(name, preprocessor=PREPROCESSOR, **quant):
     """The network `name`, quantized (w=1, a=2 by default), calibrated on noise."""
     torch.manual_seed(0)
-    backbone, decode_head = NETWORKS[name]()
-    config = dict(
-        type='EncoderDecoder',
-        data_preprocessor=preprocessor,
-        backbone=backbone,
-        decode_head=decode_head,
-        test_cfg=dict(mode='whole'),
-    )
+    config = ConfigDict(model_config(name, preprocessor))
     with DefaultScope.overwrite_default_scope('mmseg'):
-        model = MODELS.build(ConfigDict(config))
+        model = MODELS.build(config)
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight)
@@ -140,3 +133,15 @@ def build(name, preprocessor=PREPROCESSOR, **quant):
         for _ in range(20):  # until running statistics have forgotten where they began
             model.train().decode_head.forward(model.extract_feat(noise))
     return model.eval()
+
+
+def model_config(name, preprocessor=PREPROCESSOR):
+    """The `model` of an mmseg config, before quantization."""
+    backbone, decode_head = NETWORKS[name]()
+    return dict(
+        type='EncoderDecoder',
+        data_preprocessor=preprocessor,
+        backbone=backbone,
+        decode_head=decode_head,
+        test_cfg=dict(mode='whole'),
+    )

@@ -1,0 +1,58 @@
+"""PyTorch's integer mode against the oracle, on graphs that reach every op and corner."""
+
+import numpy as np
+import pytest
+import torch
+
+from bfcn_kernels import nets
+from bfcn_kernels.builder import random_image
+from bfcn_kernels.testing import random_graph
+from bfcn_mm.export import TorchEngine, verify
+
+DEVICES = [
+    'cpu',
+    pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')),
+]
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('seed', range(12))
+def test_equals_the_oracle_on_every_map(seed, device):
+    graph = random_graph(seed)
+    for size in ((1, 1), (23, 34)):
+        image = random_image(*size, seed)
+        difference = verify.first_difference(
+            graph, verify.oracle(graph, image), TorchEngine(graph, device).trace(image)
+        )
+        assert difference is None, difference
+
+
+@pytest.mark.parametrize('device', DEVICES)
+def test_a_batch_is_its_images(device):
+    graph = nets.toy()
+    engine = TorchEngine(graph, device)
+    images = [random_image(24, 36, seed) for seed in range(3)]
+    batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    logits = engine.run(batch, {graph.logits})[graph.logits].cpu().permute(0, 2, 3, 1).numpy()
+    for image, ours in zip(images, logits, strict=True):
+        engine(image)
+        np.testing.assert_array_equal(engine.logits, ours)
+
+
+def test_what_an_engine_offers():
+    engine = TorchEngine(nets.toy(), 'cpu')
+    labels = engine(random_image(24, 36))
+    assert (labels.shape, labels.dtype) == ((24, 36), np.uint8)
+    assert engine.peak_bytes > 0
+    assert [row[0] for row in engine.profile] == [op.name for op in engine.graph.ops]
+
+
+def test_only_pixels_are_taken():
+    with pytest.raises(ValueError, match=r'must be uint8 \(n, 3, h, w\)'):
+        TorchEngine(nets.toy(), 'cpu').run(torch.zeros(1, 3, 8, 8), set())
+
+
+def test_backend_flags_are_given_back():
+    before = torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled
+    TorchEngine(nets.toy(), 'cpu')(random_image(24, 36))
+    assert (torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled) == before
