@@ -14,7 +14,11 @@ from ..layers import QuantAttention, QuantizedLayer
 from ..quantizers import ActivationQuantizer
 from .signals import ExportError
 
-_SIZES = (256, 320), (389, 453), (384, 448)  # the second as odd as the network takes it
+_SIZES = (
+    (512, 640),
+    (773, 901),
+    (768, 896),
+)  # no map is computed; the second is odd where that works
 _MARKS = torch.library.Library('bfcn_mm', 'DEF')
 _MARKS.define('quantize(Tensor x, str name) -> Tensor')
 _MARKS.define('weight(Tensor w, str layer) -> Tensor')

@@ -67,6 +67,7 @@ class _Lowering:
         self.signals: dict[fx.Node, object] = {}
 
     def run(self) -> Emitter:
+        self._check_ops()
         for node in self.captured.nodes:
             self.signals[node] = self._signal(node)
         output = self.captured.output
@@ -75,19 +76,21 @@ class _Lowering:
         self.emit.add(ops.ArgMax('labels', scores.name, mode), self.grid(self.captured.image))
         return self.emit
 
+    def _check_ops(self) -> None:
+        """Of all ops that cannot be packed name one that tells most: attention, not a reshape."""
+        calls = [node for node in self.captured.nodes if node.op == 'call_function']
+        unknown = {n: _op(n) for n in calls if n.target not in _HANDLERS}
+        for node, name in sorted(unknown.items(), key=lambda item: item[1] not in _ADVICE):
+            advice = _ADVICE.get(name, _OTHERWISE)
+            raise self.error(node, f'is not an op of a packed model: {advice}')
+
     def _signal(self, node: fx.Node) -> object:
         if node is self.captured.image:
             return Image()
         if node.op == 'placeholder':
             return self.captured.parameters.get(node)
-        handler = _HANDLERS.get(node.target)
-        if handler is None:
-            name = str(node.target).removeprefix('aten.').split('.')[0]
-            raise self.error(
-                node, f'is not an op of a packed model: {_ADVICE.get(name, _OTHERWISE)}'
-            )
         try:
-            return handler(self, node)
+            return _HANDLERS[node.target](self, node)
         except ExportError:
             raise
         except (AttributeError, TypeError) as err:
@@ -316,6 +319,10 @@ def _target(net: _Lowering, node: fx.Node) -> dict:
     raise net.error(
         node, f'resizes to {first}, the grid of no packed map: use the size of a feature map'
     )
+
+
+def _op(node: fx.Node) -> str:
+    return str(node.target).removeprefix('aten.').split('.')[0]
 
 
 def _pair(value: int | list[int]) -> tuple[int, int]:

@@ -28,8 +28,8 @@ class PackedSegmentor(BaseSegmentor):
         data_preprocessor: the float model's, which mmengine hands over; only read for padding.
         train_cfg, pretrained: set by mmseg.apis.init_model, and without effect.
 
-    Raises ValueError for an unknown engine, a test_cfg other than whole images or padding, OSError, FileError or
-    GraphError for a bad file, and whatever an engine says that cannot start.
+    Raises ValueError for an unknown engine, and for a test_cfg with padding or other than whole images;
+    OSError, FileError or GraphError for a bad file; and what an engine says that cannot start.
     """
 
     def __init__(

@@ -158,7 +158,7 @@ def refusal(body, **quant):
         (
             Body(lambda m, x: m.l(x.mean((2, 3)))[:, :, None, None] + x, l=nn.Linear(8, 8)),
             {},
-            ['mean', 'use convolutions'],
+            ['body.l', 'linear', 'use a CNN'],
         ),
         (
             Body(lambda m, x: m.c(x), c=nn.ConvTranspose2d(8, 8, 2, 2)),

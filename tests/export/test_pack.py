@@ -44,7 +44,9 @@ def test_codes_are_those_of_fake_quantization(network, name):
         # A rounding tie crossed by the last bit of a float32: rare, and never in a whole channel.
         assert flips.local <= max(1, 1e-3 * flips.codes), op
         assert flips.error < 1e-4, op
-    assert report.pixels_differ <= 0.01 * report.pixels
+    if not any(flips.local for flips in report.flips.values()):  # else one flip may grow on its way
+        assert not any(flips.end_to_end for flips in report.flips.values())
+        assert report.pixels_differ <= 1e-3 * report.pixels
 
 
 @pytest.mark.parametrize('name', NAMES)
