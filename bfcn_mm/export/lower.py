@@ -37,7 +37,7 @@ _ADVICE = {
     'scaled_dot_product_attention': 'attention is not packed: use a CNN',
     'conv_transpose2d': "use upsample_cfg=dict(type='InterpConv') or bilinear resizing",
     'group_norm': "use norm_cfg=dict(type='BN'), which folds into the convolution before it",
-    'layer_norm': "use norm_cfg=dict(type='BN'), which folds into the convolution before it",
+    'layer_norm': "use a CNN with norm_cfg=dict(type='BN'); transformers are not packed",
     'pad': 'give the convolution symmetric padding',
 }
 _OTHERWISE = 'use convolutions, BN, ReLU, pooling, bilinear resizing, concat and addition'
