@@ -1,6 +1,7 @@
 """tools/doctor.py: silent on a sound environment, exact on a broken one."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 
 from bfcn_mm import compat
 
-DOCTOR = Path(__file__).parents[1] / 'tools' / 'doctor.py'
+ROOT = Path(__file__).parents[1]
+DOCTOR = ROOT / 'tools' / 'doctor.py'
 SOUND = {'mmsegmentation': '1.2.2', 'mmengine': '0.10.7', 'mmcv-lite': '2.1.0'}
 FORK = {
     'onedl-mmsegmentation': '1.4.2',
@@ -30,8 +32,17 @@ def doctor():
     not compat.has_distribution('mmsegmentation') or compat.has_distribution('mmcv'),
     reason='only stock mmseg beside mmcv-lite needs the installed hook',
 )
-def test_missing_hook_is_reported(run_program):
-    done = run_program(f'import runpy; runpy.run_path({str(DOCTOR)!r}, run_name="__main__")')
+def test_missing_hook_is_reported(tmp_path):
+    # In front of an installed hook: a module of its name that hooks only when bfcn_mm asks it to.
+    late = f'def install():\n    import runpy; runpy.run_path({str(ROOT / "_bfcn_mm_compat.py")!r})\n'
+    (tmp_path / '_bfcn_mm_compat.py').write_text(late)
+    paths = os.pathsep.join(map(str, (tmp_path, ROOT, ROOT / 'kernels')))
+    done = subprocess.run(
+        [sys.executable, str(DOCTOR)],
+        env=os.environ | {'PYTHONPATH': paths},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1
     assert (
         "BROKEN  import mmseg.models: ModuleNotFoundError: No module named 'mmcv._ext'\n"
