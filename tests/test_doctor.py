@@ -34,7 +34,9 @@ def doctor():
 )
 def test_missing_hook_is_reported(tmp_path):
     # In front of an installed hook: a module of its name that hooks only when bfcn_mm asks it to.
-    late = f'def install():\n    import runpy; runpy.run_path({str(ROOT / "_bfcn_mm_compat.py")!r})\n'
+    late = (
+        f'def install():\n    import runpy; runpy.run_path({str(ROOT / "_bfcn_mm_compat.py")!r})\n'
+    )
     (tmp_path / '_bfcn_mm_compat.py').write_text(late)
     paths = os.pathsep.join(map(str, (tmp_path, ROOT, ROOT / 'kernels')))
     done = subprocess.run(

@@ -51,8 +51,8 @@ def activation_bounds(x: Tensor, bits: int, signed: bool) -> tuple[Tensor, Tenso
 def weight_step(w: Tensor, grid: WeightGrid, dims: tuple[int, ...]) -> Tensor:
     """The step with the least squared error on the grid, reduced over dims (kept as size 1).
 
-    Starts at the optimum of a normal distribution, but no wider than the weights, then alternates w -> codes and
-    step = <w, v> / <v, v> (Lloyd's iteration). A channel of zeros gets step 1e-5.
+    Starts at the optimum of a normal distribution, but no wider than the weights, then alternates
+    w -> codes and step = <w, v> / <v, v> (Lloyd's iteration). A channel of zeros gets step 1e-5.
     """
     w = w.detach().float()
     spread = w.square().mean(dims, keepdim=True).sqrt_()
