@@ -82,6 +82,8 @@ def test_ctrl_c_ends_the_step_and_the_demo(tmp_path):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # A suite that runs in the background of a script has Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for line in process.stdout:
         if 'starting' in line:
