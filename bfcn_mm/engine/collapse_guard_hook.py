@@ -87,7 +87,7 @@ class CollapseGuardHook(Hook):
         for name, quantizer in quantizers(model):
             if not quantizer.initialized or not hasattr(quantizer, 'step'):
                 continue
-            step = float(quantizer.step.abs().max())
+            step = float(quantizer.step.detach().abs().max())
             first = self._first_steps.setdefault((name, quantizer.bits), step)
             if not math.isfinite(step) or step > self.growth * first:
                 self._warn(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -118,9 +119,19 @@ class _SeededIterator:
         seed_all(self._seed, get_rank(), self._count, 0)
         self._count += 1
         self._waiting(True)
-        batch = next(self._batches)
+        try:
+            batch = next(self._batches)
+        except (OSError, RuntimeError):
+            time.sleep(0.2)  # Ctrl-C may end a data worker before it reaches us: let it arrive
+            raise
         self._waiting(False)
         return batch
+
+    def skip_iter(self, count: int) -> None:
+        """Replay batches on resume, where mmengine >= 0.10.8 would move the sampler alone: the random
+        state of data workers depends on what they have loaded."""
+        for _ in range(count):
+            next(self)
 
 
 def seed_all(*key: int | None) -> None:

@@ -150,7 +150,8 @@ class ImageInput:
     def __init__(self, preprocessor) -> None:
         self.mean = getattr(preprocessor, 'mean', None)
         self.std = getattr(preprocessor, 'std', None)
-        swaps = getattr(preprocessor, 'channel_conversion', False)
+        names = ('channel_conversion', '_channel_conversion')  # mmseg 1.2, its fork
+        swaps = any(getattr(preprocessor, name, False) for name in names)
         self.order = (0, 1, 2) if swaps else (2, 1, 0)  # images are loaded as BGR
 
     def tables(self, quantizer: ActivationQuantizer) -> np.ndarray:

@@ -111,7 +111,7 @@ def test_validations_are_kept_by_stage_and_only_the_last_counts_as_best(make_run
     expected = [('1', '2', '3', '3'), ('2', '4', '2', '2'), ('3', '6', '1', '2')]
     assert stages() == expected
     assert [p.name for p in (tmp_path / 'work').glob('best*')] == ['best_mIoU_iter_6.pth']
-    state = torch.load(tmp_path / 'work/iter_4.pth')
+    state = torch.load(tmp_path / 'work/iter_4.pth', weights_only=False)
     assert [row['stage'] for row in state['message_hub']['runtime_info']['stages']] == [1]
     (tmp_path / 'work/stages.csv').unlink()
     make_runner(**settings, load_from=str(tmp_path / 'work/iter_4.pth'), resume=True).train()

@@ -35,7 +35,7 @@ def test_every_iteration_is_a_place_to_resume(one_run, trained, assert_same_stat
             4, 4, 3, 3, 2, 2, 1,
         ]  # fmt: skip
         torch.manual_seed(stop)  # whatever state the generators are left in
-    checkpoint = torch.load(folder / 'iter_7.pth')
+    checkpoint = torch.load(folder / 'iter_7.pth', weights_only=False)
     assert checkpoint['message_hub']['runtime_info']['iter'] == 6
 
 
@@ -78,7 +78,7 @@ def test_kill_9_in_the_middle_of_a_stage(tmp_path, workers, streets, trained, as
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert 'resumed epoch: 0, iter: 8' in done.stdout
     _, whole = trained(24, train_dataloader=killed['train_dataloader'], **settings)
-    resumed = torch.load(tmp_path / 'killed/iter_24.pth')['state_dict']
+    resumed = torch.load(tmp_path / 'killed/iter_24.pth', weights_only=False)['state_dict']
     assert int(resumed['backbone.layer1.0.conv1.weight_quant._bits']) == 1
     assert_same_state(whole, resumed)
 

@@ -70,7 +70,7 @@ def test_both_ranks_end_with_the_same_network(tmp_path):
         if not statistics.search(name) and not torch.equal(value, second['state'][name])
     ]
     assert differ == []
-    saved = torch.load(tmp_path / 'work/iter_4.pth')['state_dict']
+    saved = torch.load(tmp_path / 'work/iter_4.pth', weights_only=False)['state_dict']
     assert all(torch.equal(value, first['state'][name]) for name, value in saved.items())
 
 
