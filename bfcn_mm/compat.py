@@ -22,7 +22,7 @@ import _bfcn_mm_compat
 def apply() -> None:
     """Apply every mend that this environment needs. Calling it again changes nothing."""
     _bfcn_mm_compat.install()
-    if torch_load_refuses_checkpoints():
+    if mmengine_loads_weights_only():
         allow_checkpoint_globals()
     if mmengine_needs_pkg_resources():
         replace_pkg_resources()
@@ -33,10 +33,16 @@ def apply() -> None:
         name_mmseg_by_its_module()
 
 
-def torch_load_refuses_checkpoints() -> bool:
-    """torch >= 2.6 loads with weights_only=True unless told otherwise; mmengine does not tell."""
-    major, minor = torch.__version__.split('.')[:2]
-    return (int(major), int(minor)) >= (2, 6)
+def mmengine_loads_weights_only() -> bool:
+    """torch >= 2.6 loads with weights_only=True unless told otherwise; stock mmengine does not tell.
+
+    The fork allows the same globals itself around each load, and withdraws them after it.
+    """
+    if tuple(int(part) for part in torch.__version__.split('.')[:2]) < (2, 6):
+        return False
+    from mmengine.runner import checkpoint
+
+    return not hasattr(checkpoint, 'get_torch_safe_globals')
 
 
 def allow_checkpoint_globals() -> None:

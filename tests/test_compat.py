@@ -16,8 +16,9 @@ HOOK = 'import _bfcn_mm_compat'
 on_stock = pytest.mark.skipif(not STOCK, reason='the maintained fork has mended this itself')
 on_fork = pytest.mark.skipif(STOCK, reason='stock mmseg is installed under the expected name')
 on_lite = pytest.mark.skipif(FULL_MMCV, reason='a full mmcv has the compiled module')
-on_new_torch = pytest.mark.skipif(
-    not compat.torch_load_refuses_checkpoints(), reason='torch < 2.6 reads any checkpoint'
+where_mmengine_loads_weights_only = pytest.mark.skipif(
+    not compat.mmengine_loads_weights_only(),
+    reason='torch < 2.6 reads any checkpoint, and the fork allows what its own hold',
 )
 
 IMPORT_MODELS = 'import mmseg.models'
@@ -81,7 +82,7 @@ def test_mmcv_ops_is_left_alone_without_mmseg(run_program):
         assert "No module named 'mmcv._ext'" in done.stderr
 
 
-@on_new_torch
+@where_mmengine_loads_weights_only
 def test_checkpoint_of_mmengine(run_program, tmp_path):
     check_mend(
         run_program,
@@ -92,7 +93,7 @@ def test_checkpoint_of_mmengine(run_program, tmp_path):
     )
 
 
-@on_new_torch
+@where_mmengine_loads_weights_only
 @pytest.mark.parametrize(
     ('owner', 'name'), [(HistoryBuffer, '__init__'), (torch.nn.Parameter, 'backward')]
 )
