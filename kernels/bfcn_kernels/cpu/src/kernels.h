@@ -97,7 +97,8 @@ struct epilogue {
   unsigned bits;     /* of the output codes; 0 for scores */
   void *out;         /* planes, bytes or floats, from the block's first pixel */
   /* Thresholds on k * sum + box_scale * box in 16 bits, or NULL: [channels /
-   * 32][4^residual][j][32]: code >= j where (acc >= threshold) ^ flip. */
+   * 32][4^residual][j][32]: code >= j where (acc > threshold) ^ flip. Padding channels, whose sums
+   * may hold anything, have INT16_MAX: no acc exceeds it, and their codes stay 0. */
   const int16_t *thresholds;
   const uint32_t *flips; /* [channels / 32] */
 };

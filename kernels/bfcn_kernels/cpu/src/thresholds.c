@@ -1,6 +1,6 @@
 /* Integer thresholds that say what the float32 epilogue says, found by bisection on it.
  *
- * Without a residual code >= j is acc >= T_j. With one, T depends on the residual's code as well:
+ * Without a residual code >= j is acc > T_j. With one, T depends on the residual's code as well:
  * its few codes give a table of thresholds each. acc must fit 16 bits, and one value at each end is
  * kept for "always" and "never". */
 #include "conv_plan.h"
@@ -17,16 +17,16 @@ static unsigned code_at(const struct conv *conv, unsigned c, int acc, const floa
   return u < 1.0f ? 0 : u >= (float)top ? top : (unsigned)u;
 }
 
-/* The least acc in -bound..bound + 1 where (code >= j) ^ falling. */
+/* The largest acc in -bound - 1..bound where not yet (code >= j) ^ falling. */
 static int bisect(const struct conv *conv, unsigned c, unsigned j, int falling, int bound,
                   const float *addend) {
-  int low = -bound, high = bound + 1;
-  while (low < high) {
+  int low = -bound - 1, high = bound + 1;
+  while (high - low > 1) {
     const int middle = low + (high - low) / 2;
     if ((code_at(conv, c, middle, addend) >= j) != falling)
       high = middle;
     else
-      low = middle + 1;
+      low = middle;
   }
   return low;
 }

@@ -310,12 +310,12 @@ static void epilogue(const struct epilogue *e) {
     }
 }
 
-/* Bits where acc >= threshold, of 32 16-bit lanes. */
+/* Bits where acc > threshold, of 32 16-bit lanes. */
 static inline uint32_t reached(const __m256i acc[2], const __m256i threshold[2]) {
-  const __m256i less0 = _mm256_cmpgt_epi16(threshold[0], acc[0]);
-  const __m256i less1 = _mm256_cmpgt_epi16(threshold[1], acc[1]);
-  const __m256i less = _mm256_permute4x64_epi64(_mm256_packs_epi16(less0, less1), 0xd8);
-  return ~(uint32_t)_mm256_movemask_epi8(less);
+  const __m256i more0 = _mm256_cmpgt_epi16(acc[0], threshold[0]);
+  const __m256i more1 = _mm256_cmpgt_epi16(acc[1], threshold[1]);
+  const __m256i more = _mm256_permute4x64_epi64(_mm256_packs_epi16(more0, more1), 0xd8);
+  return (uint32_t)_mm256_movemask_epi8(more);
 }
 
 /* 16 lanes of all ones where the bits are set. */

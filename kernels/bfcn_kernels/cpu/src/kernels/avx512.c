@@ -326,7 +326,7 @@ TILE threshold_block(const struct epilogue *e, unsigned c, const int residual_bi
     UNROLLED
     for (int j = 0; j < steps; j++)
       reached[j] =
-          _mm512_cmpge_epi16_mask(acc, threshold_of(thresholds, residual_bits, steps, j, r0, r1));
+          _mm512_cmpgt_epi16_mask(acc, threshold_of(thresholds, residual_bits, steps, j, r0, r1));
     uint32_t low = reached[0] ^ flip;
     if (bits == 2) {
       const uint32_t high = reached[1] ^ flip;

@@ -1,0 +1,132 @@
+/* Every backend's epilogue, through float32 and through thresholds, against the portable one: the
+ * same codes, and padding channels that stay 0 whatever their sums hold. */
+#include "conv_plan.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* PIXELS x padding channels exceed 2^16 but at 63: each padding sum takes every value there is. */
+enum { PIXELS = 4100, BOUND = 9000, MOST_CHANNELS = 192 };
+
+struct layer {
+  unsigned channels, bits, residual_bits; /* 0 residual bits: no residual */
+  struct gemm_kernel kernel;
+  struct term term;
+  struct conv_term planned;
+  struct op op;
+  struct conv conv;
+  float scale[MOST_CHANNELS], bias[MOST_CHANNELS], addends[256];
+  uint16_t sums[PIXELS * MOST_CHANNELS];
+  int32_t box[PIXELS];
+  uint8_t residual[PIXELS * MOST_CHANNELS / 4];
+};
+
+static uint32_t next(void) {
+  static uint64_t state = 88172645463325252ull;
+  state ^= state << 13;
+  state ^= state >> 7;
+  state ^= state << 17;
+  return (uint32_t)(state >> 32);
+}
+
+static size_t plane_bytes(const struct layer *l, unsigned bits) {
+  return (size_t)PIXELS * bits * l->conv.padded / 8;
+}
+
+/* acc = 2 * sum - box spans -BOUND..BOUND; every third channel falls. */
+static void fill(struct layer *l) {
+  for (unsigned c = 0; c < l->channels; c++) {
+    l->scale[c] = (c % 3 == 2 ? -1.0f : 1.0f) * (1 + next() % 100) / 60000.0f;
+    l->bias[c] = (float)(next() % 400) / 100 - 1;
+  }
+  for (unsigned code = 0; code < 4; code++) l->addends[code] = 0.37f * code;
+  uint16_t garbage = 0;
+  for (unsigned p = 0; p < PIXELS; p++) {
+    l->box[p] = (int32_t)(next() % BOUND);
+    for (unsigned c = 0; c < l->conv.padded; c++)
+      l->sums[p * l->conv.padded + c] =
+          c < l->channels ? (uint16_t)(next() % (unsigned)(l->box[p] + 1)) : garbage++;
+  }
+  for (size_t i = 0; i < sizeof l->residual; i++) l->residual[i] = (uint8_t)next();
+}
+
+static int plan(struct layer *l) {
+  const struct value residual = {BFCN_CODES, l->channels, l->residual_bits, 0};
+  l->kernel.sum_bits = 16;
+  l->term.bound = BOUND;
+  l->planned = (struct conv_term){.kernel = &l->kernel, .term = &l->term, .scale = l->scale};
+  l->op.out = (struct value){BFCN_CODES, l->channels, l->bits, 0};
+  l->op.term_count = 1;
+  l->op.residual_count = l->residual_bits > 0;
+  l->conv = (struct conv){.op = &l->op,
+                          .outputs = l->channels,
+                          .padded = (l->channels + 63) / 64 * 64,
+                          .terms = &l->planned,
+                          .bias = l->bias,
+                          .addends = l->addends};
+  fill(l);
+  return find_thresholds(&l->conv, l->residual_bits ? &residual : NULL) && l->conv.thresholds;
+}
+
+static uint8_t *run(const struct layer *l, const struct backend *backend, int thresholds) {
+  const struct epilogue_term term = {.sums = l->sums,
+                                     .sum_stride = l->conv.padded,
+                                     .sum_bits = 16,
+                                     .k = 2,
+                                     .box_scale = -1,
+                                     .box = l->box,
+                                     .scale = l->scale};
+  const struct epilogue_residual residual = {l->residual, l->residual_bits, l->addends};
+  uint8_t *out = malloc(plane_bytes(l, l->bits));
+  memset(out, 0xa5, plane_bytes(l, l->bits));
+  const struct epilogue e = {.pixels = PIXELS,
+                             .channels = l->channels,
+                             .all_channels = l->channels,
+                             .terms = 1,
+                             .residuals = l->residual_bits > 0,
+                             .term = &term,
+                             .residual = &residual,
+                             .bias = l->bias,
+                             .bits = l->bits,
+                             .out = out,
+                             .thresholds = l->conv.thresholds,
+                             .flips = l->conv.flips};
+  (thresholds ? backend->epilogue_threshold : backend->epilogue)(&e);
+  return out;
+}
+
+static int test(unsigned channels, unsigned bits, unsigned residual_bits) {
+  struct layer *l = calloc(1, sizeof *l);
+  *l = (struct layer){.channels = channels, .bits = bits, .residual_bits = residual_bits};
+  if (!plan(l)) return printf("%u channels: no thresholds\n", channels), 1;
+  int failed = 0;
+  uint8_t *expected = run(l, &bfcn_backend_portable, 0);
+  for (int isa = ISA_PORTABLE + 1; isa <= (int)bfcn_best_isa(); isa++)
+    for (int thresholds = 0; thresholds < 2; thresholds++) {
+      const struct backend *backend = bfcn_backend((enum isa)isa);
+      uint8_t *got = run(l, backend, thresholds);
+      if (memcmp(got, expected, plane_bytes(l, bits))) {
+        printf("%s, %s: codes differ at %u channels, %u bits, residual of %u bits\n", backend->name,
+               thresholds ? "thresholds" : "float32", channels, bits, residual_bits);
+        failed = 1;
+      }
+      free(got);
+    }
+  free(expected);
+  free(l->conv.thresholds);
+  free(l->conv.flips);
+  free(l);
+  return failed;
+}
+
+int main(void) {
+  static const unsigned channels[] = {1, 19, 63, 64, 65, 130};
+  int failures = 0, tested = 0;
+  for (size_t i = 0; i < sizeof channels / sizeof *channels; i++)
+    for (unsigned bits = 1; bits <= 2; bits++)
+      for (unsigned residual = 0; residual <= 2; residual++, tested++)
+        failures += test(channels[i], bits, residual);
+  printf("%d epilogues against %s\n", tested, bfcn_isas());
+  return failures != 0;
+}
