@@ -29,6 +29,7 @@ from .contenders import CAPS
 
 _ORACLE_SIZE = (66, 98)
 _PORTABLE_UP_TO = 360 * 480  # pixels: portable C takes minutes beyond
+_SMALL = (32, 32)  # what a process holds at this size is taken for all that are not feature maps
 _WORKER = Path(__file__).with_name('worker.py')
 
 
@@ -39,8 +40,9 @@ def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix='bfcn-bench-') as folder:
         net = _network(args, Path(folder))
         _hold_to_oracle(net, args.isa)
+        small = _at_small_size(net, args, Path(folder)) if args.memory else []
         for size in args.size:
-            rows += _measure_size(net, size, args, Path(folder))
+            rows += _measure_size(net, size, small, args, Path(folder))
     if args.chart:
         report.chart(rows, args.chart)
         print(f'chart: {args.chart}')
@@ -108,17 +110,37 @@ def _hold_to_oracle(net: network.Network, asked: list[str]) -> None:
         )
 
 
+def _at_small_size(net: network.Network, args: argparse.Namespace, folder: Path) -> list[dict]:
+    """Entries of ours and of the float peers, each with its own reference."""
+    folder = folder / 'small'
+    folder.mkdir()
+    path = _reference(net, _SMALL, folder)
+    entries = [*_ours(net), *files.small(net, _SMALL, args.peers, folder)]
+    return [entry | dict(reference=str(path)) for entry in entries]
+
+
+def _ours(net: network.Network) -> list[dict]:
+    return [dict(name='bfcn', precision=b, file=str(p)) for b, p in net.packed.items()]
+
+
+def _reference(net: network.Network, size: tuple[int, int], folder: Path) -> Path:
+    if net.segmentor is not None:
+        return files.reference(net, size, folder)
+    path = folder / 'reference.npz'
+    np.savez(path, image=random_image(*size, seed=99))
+    return path
+
+
 def _measure_size(
-    net: network.Network, size: tuple[int, int], args: argparse.Namespace, folder: Path
+    net: network.Network,
+    size: tuple[int, int],
+    small: list[dict],
+    args: argparse.Namespace,
+    folder: Path,
 ) -> list[dict]:
     folder = folder / f'{size[0]}x{size[1]}'
     folder.mkdir()
-    ours = [dict(name='bfcn', precision=b, file=str(p)) for b, p in net.packed.items()]
-    if net.segmentor is None:
-        path = folder / 'reference.npz'
-        np.savez(path, image=random_image(*size, seed=99))
-    else:
-        path = files.reference(net, size, folder)
+    path = _reference(net, size, folder)
     peers = files.contenders(net, size, args.peers, folder)
     with np.load(path) as arrays:
         _hold_isas_together(net, arrays['image'], args.isa)
@@ -126,9 +148,11 @@ def _measure_size(
     rows = []
     for isa in args.isa:
         for threads in args.threads:
-            plan = dict(entries=[*ours, *peers], threads=threads, isa=isa, reference=str(path))
+            plan = dict(
+                entries=[*_ours(net), *peers], threads=threads, isa=isa, reference=str(path)
+            )
             plan |= dict(rounds=args.rounds, cores=_cores(args, threads))
-            rows += _measure(net, size, plan, maps, args)
+            rows += _measure(net, size, plan, maps, small, args)
     return rows
 
 
@@ -147,7 +171,12 @@ def _hold_isas_together(net: network.Network, image: np.ndarray, asked: list[str
 
 
 def _measure(
-    net: network.Network, size: tuple[int, int], plan: dict, maps: int, args: argparse.Namespace
+    net: network.Network,
+    size: tuple[int, int],
+    plan: dict,
+    maps: int,
+    small: list[dict],
+    args: argparse.Namespace,
 ) -> list[dict]:
     stamp = datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ')
     measured = _in_worker(plan | dict(task='time'))
@@ -161,7 +190,7 @@ def _measure(
         if one['name'] == 'bfcn':
             row |= _ratios(one, best)
         if args.memory and plan['threads'] == args.threads[0]:
-            row |= _memory(one, plan, maps)
+            row |= _memory(one, plan, maps, small)
         rows.append(row)
     header, lines = report.table(rows)
     key = (net.name, *size, plan['threads'], plan['isa'])
@@ -207,18 +236,27 @@ def _ratios(one: dict, best: dict[str, dict | None]) -> dict:
     return row
 
 
-def _memory(one: dict, plan: dict, maps: int) -> dict:
-    """What it knows of itself, or the least that float32 maps need; and what its process held."""
-    entry = next(
-        e for e in plan['entries'] if (e['name'], e['precision']) == (one['name'], one['precision'])
-    )
+def _memory(one: dict, plan: dict, maps: int, small: list[dict]) -> dict:
+    """What it knows of itself, or the least that float32 maps need; and what its process was seen to
+    hold, in all and more than at the small size."""
+
+    def is_it(entry: dict) -> bool:
+        return (entry['name'], entry['precision']) == (one['name'], one['precision'])
+
+    entry = next(filter(is_it, plan['entries']))
     seen = _in_worker(plan | dict(task='memory', entries=[entry]))
+    growth = ''
+    for entry in filter(is_it, small):
+        there = _in_worker(
+            plan | dict(task='memory', entries=[entry], reference=entry['reference'])
+        )
+        growth = seen['run'] - there['run']
     sizes = one['sizes'] or (dict(activations=maps) if one['precision'] == 'float32' else {})
     return dict(
         activation_bytes=sizes.get('activations', ''),
         weight_bytes=sizes.get('weights', ''),
-        resident_bytes=seen['resident'],
-        resident_peak_bytes=seen['peak'],
+        process_bytes=seen['process'],
+        growth_bytes=growth,
     )
 
 

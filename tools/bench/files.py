@@ -72,6 +72,19 @@ def contenders(
     return entries
 
 
+def small(network: Network, size: tuple[int, int], peers: list[str], folder: Path) -> list[dict]:
+    """The float peers at another, small size: what they hold there is all but feature maps."""
+    entries = []
+    if {'onnxruntime', 'openvino'} & set(peers):
+        _export_onnx(network, size, folder / 'float32.onnx')
+    for peer in set(peers) & {'onnxruntime', 'openvino'}:
+        entries.append(_entry(peer, 'float32', folder / 'float32.onnx'))
+    if 'torch' in peers:
+        _export_torch(network, size, folder / 'float32.pt2')
+        entries.append(_entry('torch', 'float32', folder / 'float32.pt2'))
+    return entries
+
+
 def _entry(name: str, precision: str, path: Path) -> dict:
     return dict(name=name, precision=precision, file=str(path))
 

@@ -25,6 +25,14 @@ def float32_peak(graph: Graph, height: int, width: int) -> int:
     return peak
 
 
+def reset_peak() -> None:
+    """Forget the most that this process has held. Raises RuntimeError where the system cannot."""
+    try:
+        Path('/proc/self/clear_refs').write_text('5')
+    except OSError as error:
+        raise RuntimeError(f'memory cannot be measured here ({error}): add --no-memory') from error
+
+
 def resident() -> tuple[int, int]:
     """(now, at its most) bytes of this process in memory, as Linux tells."""
     lines = Path('/proc/self/status').read_text().splitlines()

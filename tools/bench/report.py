@@ -32,7 +32,7 @@ HEADER = (
         for key in ('over_float32', 'over_int8')
         for part in ('', '_q1', '_q3', '_peer')
     ]
-    + ['activation_bytes', 'weight_bytes', 'resident_bytes', 'resident_peak_bytes']
+    + ['activation_bytes', 'weight_bytes', 'process_bytes', 'growth_bytes']
     + ['device', 'cores', 'commit', 'python']
 )
 
@@ -63,7 +63,7 @@ def read(path: Path) -> list[dict[str, str]]:
 def table(rows: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
     """(header, lines) of one measurement: results with targets beside them."""
     header = ['contender', 'up to', 'median ms', 'q1 .. q3', 'least']
-    header += ['x float32', 'target', 'x int8', 'target', 'maps MB', 'process MB']
+    header += ['x float32', 'target', 'x int8', 'target', 'maps MB', 'grows by MB', 'process MB']
     lines = []
     for row in rows:
         goal = ('', '')
@@ -85,7 +85,10 @@ def table(rows: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
                 _times(row['over_int8']),
                 _times(goal[1]),
             ]
-            + [_megabytes(row['activation_bytes']), _megabytes(row['resident_peak_bytes'])]
+            + [
+                _megabytes(row[key])
+                for key in ('activation_bytes', 'growth_bytes', 'process_bytes')
+            ]
         )
     return header, lines
 
