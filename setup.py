@@ -68,6 +68,7 @@ setup(
             'onedl-mmcv==2.3.6',
         ],
         'export': ['gguf'],
+        'bench': ['gguf', 'matplotlib', 'nncf', 'onnx', 'onnxruntime', 'openvino'],
         'dev': [
             'clang-format',
             'gguf',

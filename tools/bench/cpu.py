@@ -50,7 +50,10 @@ def run(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     here = isas()
-    args.isa = args.isa or here[:1]
+    vector = [isa for isa in here if isa != 'portable']
+    if not vector:
+        raise ValueError('this CPU has neither AVX-512 (VBMI, VNNI, VPOPCNTDQ) nor AVX2')
+    args.isa = vector if 'all' in (args.isa or ()) else args.isa or vector[:1]
     args.size = args.size or [[160, 256]]
     for isa in args.isa:
         if isa not in here:
