@@ -27,6 +27,8 @@ def run(args: argparse.Namespace) -> None:
     core = cpus[-1] if args.core is None else args.core
     if core not in cpus:
         raise ValueError(f'--core must be one of {cpus}, got {core}')
+    if args.only not in (_KERNELS / 'bfcn_kernels/cpu/src/kernels.inc').read_text():
+        raise ValueError(f'--only {args.only}: no kernel has this in its name')
     compiler, version = build.find_compiler()
     with tempfile.TemporaryDirectory(prefix='bfcn-bench-') as folder:
         program = Path(folder, 'bench_kernels')

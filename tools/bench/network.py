@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,8 +133,21 @@ def _build(config: Config, quant: dict | None) -> nn.Module:
     config = config.copy()
     config.quant = quant
     without_init(config.model)
-    with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmseg')):
+    with _quiet(), DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmseg')):
         return MODELS.build(config.model).eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without mmseg's notes on its own ways, and ours on what was quantized."""
+    level = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', module='mmseg')
+            yield
+    finally:
+        logging.disable(level)
 
 
 def _float_twin(config: Config) -> nn.Module:
