@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix='bfcn-bench-') as folder:
         net = _network(args, Path(folder))
         _hold_to_oracle(net, args.isa)
+        files.prepare(net, args.peers, Path(folder))
         small = _at_small_size(net, args, Path(folder)) if args.memory else []
         for size in args.size:
             rows += _measure_size(net, size, small, args, Path(folder))

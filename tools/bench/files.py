@@ -23,7 +23,7 @@ PACKAGES = {
     'openvino': ('onnx', 'openvino', 'nncf'),
     'torch': (),
 }
-_CALIBRATION_IMAGES = 4
+_CALIBRATION_IMAGES, _CALIBRATION_SIZE = 4, (160, 256)
 
 
 def require(peers: list[str]) -> None:
@@ -48,23 +48,38 @@ def reference(network: Network, size: tuple[int, int], folder: Path, seed: int =
     return path
 
 
+def prepare(network: Network, peers: list[str], folder: Path) -> None:
+    """Quantize for the peers, once for all sizes, on images of one moderate size: `folder` then holds
+    int8.any.onnx and int8.any.xml, of any image size."""
+    if not {'onnxruntime', 'openvino'} & set(peers):
+        return
+    images = [random_image(*_CALIBRATION_SIZE, seed=1 + i) for i in range(_CALIBRATION_IMAGES)]
+    samples = [preprocessed(network.segmentor, image).numpy() for image in images]
+    _export_onnx(network, _CALIBRATION_SIZE, folder / 'float32.any.onnx', any_size=True)
+    if 'onnxruntime' in peers:
+        _quantize_onnx(folder / 'float32.any.onnx', samples, folder / 'int8.any.onnx')
+    if 'openvino' in peers:
+        _quantize_openvino(folder / 'float32.any.onnx', samples, folder / 'int8.any.xml')
+
+
 def contenders(
     network: Network, size: tuple[int, int], peers: list[str], folder: Path
 ) -> list[dict]:
-    """The peers' files for one image size, each as an entry of a worker's plan."""
+    """The peers' files for one image size, each as an entry of a worker's plan. They know the size: a
+    fixed shape is what lets a peer plan best. `folder` lies in the one that was prepared."""
     entries = []
-    float_onnx = folder / 'float32.onnx'
     if {'onnxruntime', 'openvino'} & set(peers):
-        _export_onnx(network, size, float_onnx)
-    images = [random_image(*size, seed=seed) for seed in range(1, 1 + _CALIBRATION_IMAGES)]
-    samples = [preprocessed(network.segmentor, image).numpy() for image in images]
+        _export_onnx(network, size, folder / 'float32.onnx')
     if 'onnxruntime' in peers:
-        _quantize_onnx(float_onnx, samples, folder / 'int8.onnx')
-        entries += [_entry('onnxruntime', 'float32', float_onnx)]
+        _fix_onnx(folder.parent / 'int8.any.onnx', size, folder / 'int8.onnx')
+        entries += [_entry('onnxruntime', 'float32', folder / 'float32.onnx')]
         entries += [_entry('onnxruntime', 'int8', folder / 'int8.onnx')]
     if 'openvino' in peers:
-        _quantize_openvino(float_onnx, samples, folder / 'int8.xml')
-        entries += [_entry('openvino', precision, float_onnx) for precision in ('float32', 'bf16')]
+        _fix_openvino(folder.parent / 'int8.any.xml', size, folder / 'int8.xml')
+        entries += [
+            _entry('openvino', precision, folder / 'float32.onnx')
+            for precision in ('float32', 'bf16')
+        ]
         entries += [_entry('openvino', 'int8', folder / 'int8.xml')]
     if 'torch' in peers:
         _export_torch(network, size, folder / 'float32.pt2')
@@ -89,8 +104,10 @@ def _entry(name: str, precision: str, path: Path) -> dict:
     return dict(name=name, precision=precision, file=str(path))
 
 
-def _export_onnx(network: Network, size: tuple[int, int], path: Path) -> None:
-    """For this size alone: a fixed shape is what lets a peer plan best."""
+def _export_onnx(
+    network: Network, size: tuple[int, int], path: Path, any_size: bool = False
+) -> None:
+    axes = {'image': {2: 'height', 3: 'width'}, 'scores': {2: 'rows', 3: 'columns'}}
     with warnings.catch_warnings(), _quiet():
         warnings.simplefilter('ignore')
         torch.onnx.export(
@@ -100,6 +117,7 @@ def _export_onnx(network: Network, size: tuple[int, int], path: Path) -> None:
             opset_version=17,
             input_names=['image'],
             output_names=['scores'],
+            dynamic_axes=axes if any_size else None,
             dynamo=False,  # the other exporter wants one more package, for the same graph
         )
 
@@ -135,7 +153,7 @@ def _quantize_onnx(source: Path, samples: list[np.ndarray], path: Path) -> None:
 
     prepared = path.with_suffix('.prepared.onnx')
     with _quiet():
-        quant_pre_process(str(source), str(prepared))
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         quantize_static(
             str(prepared),
             str(path),
@@ -146,6 +164,15 @@ def _quantize_onnx(source: Path, samples: list[np.ndarray], path: Path) -> None:
             weight_type=QuantType.QInt8,
         )
     prepared.unlink()
+
+
+def _fix_onnx(source: Path, size: tuple[int, int], path: Path) -> None:
+    import onnx
+    from onnxruntime.tools.onnx_model_utils import make_input_shape_fixed
+
+    model = onnx.load(str(source))
+    make_input_shape_fixed(model.graph, 'image', [1, 3, *size])
+    onnx.save(model, str(path))
 
 
 def _quantize_openvino(source: Path, samples: list[np.ndarray], path: Path) -> None:
@@ -163,6 +190,14 @@ def _quantize_openvino(source: Path, samples: list[np.ndarray], path: Path) -> N
             fast_bias_correction=True,
         )
         openvino.save_model(quantized, str(path))
+
+
+def _fix_openvino(source: Path, size: tuple[int, int], path: Path) -> None:
+    import openvino
+
+    model = openvino.Core().read_model(str(source))
+    model.reshape([1, 3, *size])
+    openvino.save_model(model, str(path))
 
 
 @contextlib.contextmanager
