@@ -70,6 +70,7 @@ setup(
         'export': ['gguf'],
         'dev': [
             'clang-format',
+            'cmake',
             'gguf',
             'matplotlib',
             'pytest',

@@ -152,6 +152,16 @@ def test_errors_name_what_is_wrong(toy_file, tmp_path):
         Engine(toy_file)(np.zeros((24, 36, 3), np.float32))
 
 
+def test_more_memory_than_there_is_is_refused(toy_file):
+    needed = load(toy_file, engine='cpu')
+    needed(random_image(24, 36))
+    assert Engine(toy_file, max_bytes=needed.peak_bytes)(random_image(24, 36)).shape == (24, 36)
+    with pytest.raises(MemoryError, match=r'at least \d+ bytes, max_bytes is 20000'):
+        Engine(toy_file, max_bytes=20000)(random_image(24, 36))
+    with pytest.raises(MemoryError, match='at least .* smaller image'):
+        Engine(toy_file).ops(32768, 32768)
+
+
 def test_refuses_what_the_python_reader_refuses(toy_file, tmp_path):
     """Words of the graph record replaced one by one: the two readers agree on every file."""
     data = toy_file.read_bytes()
@@ -177,6 +187,13 @@ def test_refuses_what_the_python_reader_refuses(toy_file, tmp_path):
 def test_no_compiler_is_a_clear_error(monkeypatch):
     monkeypatch.setenv('CC', 'no-such-compiler')
     with pytest.raises(RuntimeError, match=r'no C compiler found .*set CC'):
+        build.library()
+
+
+def test_a_cache_that_cannot_be_written_is_a_clear_error(monkeypatch, tmp_path):
+    (tmp_path / 'file').touch()
+    monkeypatch.setenv('BFCN_CACHE', str(tmp_path / 'file' / 'cache'))
+    with pytest.raises(RuntimeError, match=r'cannot keep the C runtime in .*set BFCN_CACHE'):
         build.library()
 
 
