@@ -17,8 +17,9 @@
  *   FORM_BITS  a word of 64 channels a plane; weights: 64-bit words
  *   FORM_LUT6  the table of a pixel's 6 channels; weights: 6-bit indices into it
  *   FORM_LUT4  the table of a pixel's 4 channels; weights: 4-bit indices into it
- *   FORM_INT8  4 channels as bytes; weights: 4 int8 */
-enum form { FORM_BITS, FORM_LUT6, FORM_LUT4, FORM_INT8, FORMS };
+ *   FORM_INT8  4 channels as bytes; weights: 4 int8
+ *   FORM_INT16 2 channels as uint16; weights: 2 int16 */
+enum form { FORM_BITS, FORM_LUT6, FORM_LUT4, FORM_INT8, FORM_INT16, FORMS };
 
 enum isa { ISA_PORTABLE, ISA_AVX2, ISA_AVX512, ISAS };
 
@@ -45,7 +46,7 @@ struct gemm_kernel {
   const char *name;
   enum isa isa;
   enum form form;
-  unsigned pass_planes; /* activation planes a pass takes: 1 or 2; 0 for FORM_INT8 */
+  unsigned pass_planes; /* activation planes a pass takes: 1 or 2; 0 where codes are multiplied */
   unsigned columns;     /* taps of a filter row that it needs, at stride and dilation 1; 0: any */
   unsigned mr, nr;
   unsigned lanes;       /* outputs a block of weights holds; nr is a multiple */
