@@ -14,6 +14,7 @@ from bfcn_kernels.cpu import Engine, build, isas
 from bfcn_kernels.gguf_container import parse_container
 from bfcn_kernels.gguf_io import Metadata
 from bfcn_kernels.nets import resnet_bfcn, toy
+from bfcn_kernels.ops import RESIZE_MODES, ArgMax, Resize
 from bfcn_kernels.testing import random_graph
 
 
@@ -61,6 +62,20 @@ def test_residual_network_equals_oracle(tmp_path, w, a):
     path = _write(tmp_path, resnet_bfcn(18, w, a, classes=5, width=16))
     for isa in isas():
         _assert_equal(path, random_image(33, 65), isa=isa, threads=2)
+
+
+@pytest.mark.parametrize('mode', RESIZE_MODES)
+@pytest.mark.parametrize('classes', [1, 19])
+def test_scores_are_interpolated_up_and_down(tmp_path, mode, classes):
+    net = Builder(5)
+    net.image_codes('pixels')
+    net.conv('scores', [net.term('pixels', classes, 3, bits=8, form=1, stride=2)], None)
+    net.add(Resize('resized', 'scores', mode, size=(23, 41)))
+    net.add(ArgMax('labels', 'resized', mode))
+    path = _write(tmp_path, net.graph())
+    for shape in [(1, 1), (3, 7), (9, 16), (24, 40), (47, 83), (60, 35), (46, 200)]:
+        for isa in isas():
+            _assert_equal(path, random_image(*shape), isa=isa, threads=2)
 
 
 def test_planner_takes_the_fast_kernels(tmp_path):
@@ -158,7 +173,7 @@ def test_more_memory_than_there_is_is_refused(toy_file):
     assert Engine(toy_file, max_bytes=needed.peak_bytes)(random_image(24, 36)).shape == (24, 36)
     with pytest.raises(MemoryError, match=r'at least \d+ bytes, max_bytes is 20000'):
         Engine(toy_file, max_bytes=20000)(random_image(24, 36))
-    with pytest.raises(MemoryError, match='at least .* smaller image'):
+    with pytest.raises(MemoryError, match=r'at least .* smaller image'):
         Engine(toy_file).ops(32768, 32768)
 
 

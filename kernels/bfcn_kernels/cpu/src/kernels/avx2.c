@@ -429,6 +429,69 @@ static void epilogue_threshold(const struct epilogue *e) {
     }
 }
 
+/* 8 columns of one row: by permutation where they read 8 neighbouring floats of it. */
+static inline __m256 columns_of(const float *row, const int32_t *x, __m256i index, int near) {
+  if (!near) return _mm256_i32gather_ps(row, index, 4);
+  return _mm256_permutevar8x32_ps(_mm256_loadu_ps(row + *x), index);
+}
+
+static void lerp_columns_wide(const float *row, size_t stride, unsigned channels, const int32_t *x0,
+                              const int32_t *x1, const float *l, size_t width, float *out) {
+  size_t x = 0;
+  for (; x + 8 <= width; x += 8) {
+    const int near = x0[x + 7] - x0[x] < 8 && x1[x + 7] - x1[x] < 8;
+    const __m256i i0 = _mm256_sub_epi32(_mm256_loadu_si256((const __m256i *)(x0 + x)),
+                                        _mm256_set1_epi32(near ? x0[x] : 0));
+    const __m256i i1 = _mm256_sub_epi32(_mm256_loadu_si256((const __m256i *)(x1 + x)),
+                                        _mm256_set1_epi32(near ? x1[x] : 0));
+    const __m256 weight = _mm256_loadu_ps(l + x);
+    for (unsigned c = 0; c < channels; c++) {
+      const __m256 a = columns_of(row + c * stride, x0 + x, i0, near);
+      const __m256 b = columns_of(row + c * stride, x1 + x, i1, near);
+      const __m256 step = _mm256_mul_ps(_mm256_sub_ps(b, a), weight);
+      _mm256_storeu_ps(out + c * width + x, _mm256_add_ps(a, step));
+    }
+  }
+  for (unsigned c = 0; x < width && c < channels; c++)
+    for (size_t i = x; i < width; i++) {
+      const float a = row[c * stride + (size_t)x0[i]], b = row[c * stride + (size_t)x1[i]];
+      const float step = (b - a) * l[i];
+      out[c * width + i] = a + step;
+    }
+}
+
+/* 16 pixels; loads stay inside the rows, so the last ones of a row may be done twice. */
+static void argmax_row_wide(const float *top, const float *bottom, float l, unsigned channels,
+                            size_t width, uint8_t *labels) {
+  if (width < 16) {
+    argmax_row(top, bottom, l, channels, width, labels);
+    return;
+  }
+  const __m256 weight = _mm256_set1_ps(l);
+  for (size_t at = 0; at < width; at += 16) {
+    const size_t x = at + 16 <= width ? at : width - 16;
+    __m256 best[2];
+    __m256i index[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    for (unsigned c = 0; c < channels; c++) {
+      UNROLLED
+      for (int i = 0; i < 2; i++) {
+        const __m256 a = _mm256_loadu_ps(top + c * width + x + 8 * i);
+        const __m256 b = _mm256_loadu_ps(bottom + c * width + x + 8 * i);
+        const __m256 v = _mm256_add_ps(a, _mm256_mul_ps(_mm256_sub_ps(b, a), weight));
+        if (c == 0) best[i] = v;
+        const __m256 larger = _mm256_cmp_ps(v, best[i], _CMP_GT_OQ);
+        best[i] = _mm256_blendv_ps(best[i], v, larger);
+        index[i] =
+            _mm256_blendv_epi8(index[i], _mm256_set1_epi32((int)c), _mm256_castps_si256(larger));
+      }
+    }
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(index[0], index[1]), 0xd8);
+    const __m128i bytes =
+        _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128((__m128i *)(labels + x), bytes);
+  }
+}
+
 const struct backend bfcn_backend_avx2 = {
     .name = "avx2",
     .expand = {[FORM_BITS] = expand_bits, [FORM_LUT4] = expand_lut4, [FORM_INT16] = expand_int16},
@@ -438,8 +501,8 @@ const struct backend bfcn_backend_avx2 = {
     .unpack = unpack,
     .pack = pack,
     .lerp = lerp,
-    .lerp_columns = lerp_columns,
-    .argmax_row = argmax_row,
+    .lerp_columns = lerp_columns_wide,
+    .argmax_row = argmax_row_wide,
 };
 
 TARGET_END
