@@ -1,6 +1,7 @@
 # `make help` lists the targets. Two environments: .venv (stock mmseg) and .venv-onedl (its fork).
 PYTHON ?= python3
 JOBS ?= 2
+BENCH_THREADS ?= $(shell test `nproc` -ge 2 && echo 1 2 || echo 1)
 VENV := .venv
 ONEDL := .venv-onedl
 BIN := $(VENV)/bin
@@ -8,12 +9,14 @@ PYTEST := python -m pytest -n $(JOBS)
 C_FILES = $(shell git ls-files '*.c' '*.h' 2>/dev/null)
 BENCH = $(BIN)/python tools/benchmark.py cpu configs/bfcn_r50_cityscapes_1w2a.py \
   --bits 1-1 1-2 2-2 4-4 --csv results/cpu.csv
-BENCH_THREADS ?= $(shell test `nproc` -ge 2 && echo 1 2 || echo 1)
 INSTALL_INPUTS := setup.py pyproject.toml constraints.txt bfcn_mm_compat.pth
 RELEASE_CHECK = import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 12) \
   else 'bfcn_mm needs Python 3.10 to 3.12, this is %d.%d: make PYTHON=python3.11' % v)
 
-.PHONY: help demo test test-onedl lint doctor bench clean
+CLANG ?= clang
+FUZZ_SECONDS ?= 600
+
+.PHONY: help demo test test-c test-onedl lint doctor bench clean fuzz
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -21,11 +24,26 @@ help:  ## show this list
 demo: $(VENV)/installed  ## install, train float -> 1-2 bit on built-in scenes, table and pictures
 	$(BIN)/python tools/demo.py
 
-test: $(VENV)/installed  ## install and run the whole test suite
+test: test-c  ## install and run the whole test suite
 	$(BIN)/$(PYTEST)
+
+test-c: $(VENV)/installed  ## the C tests, plain and under sanitizers
+	@set -e; mkdir -p build; for kind in plain address,undefined thread; do \
+	  if [ $$kind = thread ]; then only='^threads$$'; else only=.; fi; \
+	  echo "C tests, $$kind"; \
+	  $(BIN)/cmake -S kernels -B build/$$kind -DBFCN_SANITIZE=$${kind#plain} >build/$$kind.log; \
+	  $(BIN)/cmake --build build/$$kind -j $(JOBS) >>build/$$kind.log || { cat build/$$kind.log; exit 1; }; \
+	  $(BIN)/ctest --test-dir build/$$kind --output-on-failure -R $$only; \
+	done
 
 test-onedl: $(ONEDL)/installed  ## the suite on the maintained fork of mmseg
 	$(ONEDL)/bin/$(PYTEST)
+
+fuzz: $(VENV)/installed  ## libFuzzer on the loader (needs clang) for FUZZ_SECONDS
+	CC=$(CLANG) $(BIN)/cmake -S kernels -B build/fuzz -DBFCN_TOOLS=OFF >/dev/null
+	$(BIN)/cmake --build build/fuzz --target fuzz -j $(JOBS)
+	mkdir -p build/fuzz/corpus && cp kernels/tests/data/toy.gguf build/fuzz/corpus
+	build/fuzz/tests/fuzz -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 build/fuzz/corpus
 
 lint: $(VENV)/installed  ## ruff and clang-format, changing nothing
 	$(BIN)/ruff check .

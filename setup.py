@@ -71,8 +71,11 @@ setup(
         'bench': ['gguf', 'matplotlib', 'nncf', 'onnx', 'onnxruntime', 'openvino'],
         'dev': [
             'clang-format',
+            'cmake',
             'gguf',
             'matplotlib',
+            'onnx',
+            'onnxruntime',
             'pytest',
             'pytest-xdist',
             'ruff',

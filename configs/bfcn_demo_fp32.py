@@ -43,11 +43,11 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, begin=0, end=20, by_epoch=False),
-    dict(type='PolyLR', eta_min=1e-5, power=0.9, begin=20, end=800, by_epoch=False),
+    dict(type='PolyLR', eta_min=1e-5, power=0.9, begin=20, end=640, by_epoch=False),
 ]
-train_cfg = dict(max_iters=800, val_interval=800)
+train_cfg = dict(max_iters=640, val_interval=640)
 default_hooks = dict(
     logger=dict(interval=10),
-    checkpoint=dict(interval=800, save_best=None, max_keep_ckpts=1),
+    checkpoint=dict(interval=640, save_best=None, max_keep_ckpts=1),
 )
 custom_hooks = [dict(type='ClassWeightHook')]

@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FLOAT_CONFIG, BIT_CONFIG = 'configs/bfcn_demo_fp32.py', 'configs/bfcn_demo.py'
 OUT = Path('demo_out')  # the configs read and write there too
-ITERS = 800  # of each of the two runs, as in the configs
+ITERS = 640  # of each of the two runs, as in the configs
 FLOAT = (32, 32)
 EVERY = 20  # seconds between two lines of progress where the output is no terminal
 
@@ -112,6 +112,8 @@ def steps(out: Path, iters: int) -> list[Step]:
         for_float += [f'param_scheduler.1.begin={warm_up}', f'param_scheduler.1.end={iters}']
         lengths = f'{eighth},{eighth},{2 * eighth}'
         for_bits = [f'train_cfg.val_interval={eighth}', f'model.quant.decay.every=[{lengths}]']
+        fewer = ','.join(f'({end},{end})' for end in (2 * eighth, 4 * eighth))
+        for_bits.append(f'train_cfg.dynamic_intervals=[{fewer}]')
         for_bits.append(f'param_scheduler.0.periods=[{lengths},{4 * eighth}]')
     if out != OUT or iters != ITERS:
         for_bits.append(f'load_from={float_dir}/iter_{iters}.pth')

@@ -11,14 +11,15 @@
 
 enum { SIDE = 16 };
 
-/* Values of a fuzzed graph may be huge: skip what would take more memory than a test should. */
+/* Values of a fuzzed graph may be huge: a session is refused what a test should not take. */
 static int load_and_run(const uint8_t *data, size_t size) {
   static const uint8_t rgb[SIDE * SIDE * 3] = {1, 2, 3};
   bfcn_model *model;
   bfcn_session *session;
+  const bfcn_options options = {.max_bytes = 64ul << 20};
   bfcn_status status = bfcn_model_load_memory(data, size, &model);
   if (status != BFCN_OK) return bfcn_error()[0] ? 0 : -1;
-  status = bfcn_session_create(model, SIDE, SIDE, NULL, &session);
+  status = bfcn_session_create(model, SIDE, SIDE, &options, &session);
   if (status == BFCN_OK) {
     bfcn_session_run(session, rgb, SIDE * 3, NULL);
     bfcn_session_free(session);

@@ -14,6 +14,7 @@ from bfcn_kernels.cpu import Engine, build, isas
 from bfcn_kernels.gguf_container import parse_container
 from bfcn_kernels.gguf_io import Metadata
 from bfcn_kernels.nets import resnet_bfcn, toy
+from bfcn_kernels.ops import RESIZE_MODES, ArgMax, Resize
 from bfcn_kernels.testing import random_graph
 
 
@@ -63,6 +64,20 @@ def test_residual_network_equals_oracle(tmp_path, w, a):
         _assert_equal(path, random_image(33, 65), isa=isa, threads=2)
 
 
+@pytest.mark.parametrize('mode', RESIZE_MODES)
+@pytest.mark.parametrize('classes', [1, 19])
+def test_scores_are_interpolated_up_and_down(tmp_path, mode, classes):
+    net = Builder(5)
+    net.image_codes('pixels')
+    net.conv('scores', [net.term('pixels', classes, 3, bits=8, form=1, stride=2)], None)
+    net.add(Resize('resized', 'scores', mode, size=(23, 41)))
+    net.add(ArgMax('labels', 'resized', mode))
+    path = _write(tmp_path, net.graph())
+    for shape in [(1, 1), (3, 7), (9, 16), (24, 40), (47, 83), (60, 35), (46, 200)]:
+        for isa in isas():
+            _assert_equal(path, random_image(*shape), isa=isa, threads=2)
+
+
 def test_planner_takes_the_fast_kernels(tmp_path):
     if isas()[0] != 'avx512':
         pytest.skip(f'this CPU has {isas()}')
@@ -72,7 +87,7 @@ def test_planner_takes_the_fast_kernels(tmp_path):
     assert kernels['stem'].startswith('int8_gemm')
 
 
-@pytest.mark.parametrize('name', ['bits_gemm_a2_4x16__avx512', 'lut4_gemm_a2_2x64__avx2'])
+@pytest.mark.parametrize('name', ['bits_gemm_a2_4x16__avx512', 'lut4_gemm_a2_4x64__avx2'])
 def test_forced_kernel_runs_and_equals_oracle(tmp_path, name):
     if name.rpartition('__')[2] not in isas():
         pytest.skip(f'this CPU has {isas()}')
@@ -152,6 +167,16 @@ def test_errors_name_what_is_wrong(toy_file, tmp_path):
         Engine(toy_file)(np.zeros((24, 36, 3), np.float32))
 
 
+def test_more_memory_than_there_is_is_refused(toy_file):
+    needed = load(toy_file, engine='cpu')
+    needed(random_image(24, 36))
+    assert Engine(toy_file, max_bytes=needed.peak_bytes)(random_image(24, 36)).shape == (24, 36)
+    with pytest.raises(MemoryError, match=r'at least \d+ bytes, max_bytes is 20000'):
+        Engine(toy_file, max_bytes=20000)(random_image(24, 36))
+    with pytest.raises(MemoryError, match=r'at least .* smaller image'):
+        Engine(toy_file).ops(32768, 32768)
+
+
 def test_refuses_what_the_python_reader_refuses(toy_file, tmp_path):
     """Words of the graph record replaced one by one: the two readers agree on every file."""
     data = toy_file.read_bytes()
@@ -206,6 +231,13 @@ def test_weight_bytes_are_those_of_the_session(toy_file):
 def test_no_compiler_is_a_clear_error(monkeypatch):
     monkeypatch.setenv('CC', 'no-such-compiler')
     with pytest.raises(RuntimeError, match=r'no C compiler found .*set CC'):
+        build.library()
+
+
+def test_a_cache_that_cannot_be_written_is_a_clear_error(monkeypatch, tmp_path):
+    (tmp_path / 'file').touch()
+    monkeypatch.setenv('BFCN_CACHE', str(tmp_path / 'file' / 'cache'))
+    with pytest.raises(RuntimeError, match=r'cannot keep the C runtime in .*set BFCN_CACHE'):
         build.library()
 
 

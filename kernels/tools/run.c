@@ -88,8 +88,10 @@ int main(int count, char **arguments) {
       overlay = 1;
     else if (!strcmp(arguments[i], "--threads") && i + 1 < count)
       threads = (unsigned)strtoul(arguments[++i], NULL, 10);
-    else if (named < 3)
+    else if (named < 3 && arguments[i][0] != '-')
       paths[named++] = arguments[i];
+    else
+      named = 4;
   }
   if (named != 3)
     return fail("usage: bfcn-run MODEL.gguf IN.ppm OUT.ppm [--overlay] [--threads N]");

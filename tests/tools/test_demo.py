@@ -5,11 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+from bisect import bisect
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
 from helpers import TOOLS, command, environment
 from mmengine.config import Config, DictAction
+from mmengine.runner.utils import calc_dynamic_intervals
 
 import bfcn_mm  # noqa: F401
 
@@ -111,8 +114,7 @@ def test_the_configs_hold_the_default_schedule():
             assert root == f'{demo.OUT}/streets'
     assert config.load_from == f'{demo.OUT}/float/iter_{demo.ITERS}.pth'
     every = config.model.quant.decay.every
-    validations = config.train_cfg.val_interval
-    assert all(length % validations == 0 for length in every), 'a stage ends with a validation'
+    assert validations(config.train_cfg) == stage_ends(every, demo.ITERS)
     assert not any('--cfg-options' in step.command for step in demo.steps(demo.OUT, demo.ITERS))
     assert sum(every) < demo.ITERS
 
@@ -121,12 +123,23 @@ def test_the_configs_hold_the_default_schedule():
 def test_every_stage_is_validated_at_its_end(iters):
     config = Config.fromfile(demo.ROOT / demo.BIT_CONFIG)
     config.merge_from_dict(options_of(demo.steps(Path('elsewhere'), iters)[1].command))
-    decay, validations = config.model.quant.decay, config.train_cfg.val_interval
-    periods = config.param_scheduler[0].periods
-    ends = [sum(decay.every[:i]) for i in range(1, 4)] + [iters]
-    assert all(end % validations == 0 for end in ends)
-    assert [sum(periods[:i]) for i in range(1, 5)] == ends
+    ends = stage_ends(config.model.quant.decay.every, iters)
+    assert validations(config.train_cfg) == ends
+    assert list(accumulate(config.param_scheduler[0].periods)) == ends
     assert config.load_from == f'elsewhere/float/iter_{iters}.pth'
+
+
+def stage_ends(every, iters):
+    return [*accumulate(every), iters]
+
+
+def validations(train_cfg):
+    """Iterations after which mmengine's loop validates."""
+    milestones, intervals = calc_dynamic_intervals(
+        train_cfg.val_interval, train_cfg.dynamic_intervals
+    )
+    done = range(1, train_cfg.max_iters + 1)
+    return [i for i in done if i % intervals[bisect(milestones, i + 1) - 1] == 0]
 
 
 def options_of(words):

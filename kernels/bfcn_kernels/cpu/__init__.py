@@ -12,7 +12,7 @@ from bfcn_kernels.gguf_io import FileError
 from bfcn_kernels.values import GraphError
 
 _KINDS = ('image', 'codes', 'scores', 'labels')
-_FILE, _FORMAT, _GRAPH, _SHAPE = 2, 3, 4, 5  # bfcn_status
+_FILE, _FORMAT, _GRAPH, _SHAPE, _MEMORY = 2, 3, 4, 5, 6  # bfcn_status
 _MODELS_PLANNED = 4  # sessions kept, one per image size
 
 
@@ -24,6 +24,7 @@ class Options(ctypes.Structure):
         ('isa', ctypes.c_char_p),
         ('kernel', ctypes.c_char_p),
         ('keep_values', ctypes.c_int),
+        ('max_bytes', ctypes.c_size_t),
     ]
 
 
@@ -84,8 +85,9 @@ class Engine:
     """A packed model on the CPU. Sessions are planned per image size and kept for the latest few.
 
     isa caps the instruction set, kernel forces one of kernels.inc where it serves; by default the
-    environment's BFCN_ISA and BFCN_KERNEL, and without them the planner chooses.
-    Raises FileError or GraphError for a bad file, ValueError for a bad option.
+    environment's BFCN_ISA and BFCN_KERNEL, and without them the planner chooses. An image whose
+    activations would take more than max_bytes (0: the machine's memory) is refused.
+    Raises FileError or GraphError for a bad file, ValueError for a bad option, MemoryError.
     """
 
     def __init__(
@@ -94,12 +96,13 @@ class Engine:
         threads: int = 1,
         isa: str | None = None,
         kernel: str | None = None,
+        max_bytes: int = 0,
     ):
         self._lib = load_library()
         self._model = ctypes.c_void_p()
         self._sessions: dict[tuple, ctypes.c_void_p] = {}
         self._check(self._lib.bfcn_model_load(os.fsencode(path), ctypes.byref(self._model)))
-        self.threads = threads
+        self.threads, self.max_bytes = threads, max_bytes
         self.isa = isa or os.environ.get('BFCN_ISA') or None
         self.kernel = kernel or os.environ.get('BFCN_KERNEL') or None
         self.peak_bytes = 0
@@ -169,7 +172,7 @@ class Engine:
                 self._lib.bfcn_session_free(oldest)
             session = ctypes.c_void_p()
             encoded = [text.encode() if text else None for text in (self.isa, self.kernel)]
-            options = Options(self.threads, *encoded, keep_values)
+            options = Options(self.threads, *encoded, keep_values, self.max_bytes)
             create = self._lib.bfcn_session_create
             arguments = (height, width, ctypes.byref(options), ctypes.byref(session))
             self._check(create(self._model, *arguments))
@@ -209,4 +212,5 @@ class Engine:
             return
         message = self._lib.bfcn_error().decode(errors='replace')
         kinds = {_FILE: FileError, _FORMAT: FileError, _GRAPH: GraphError, _SHAPE: GraphError}
+        kinds[_MEMORY] = MemoryError
         raise kinds.get(status, ValueError)(message)

@@ -21,14 +21,20 @@ def library() -> Path:
 
     Environment: CC names the compiler, BFCN_CFLAGS adds flags, BFCN_CACHE (or XDG_CACHE_HOME) the
     cache. Safe when several processes build at once: each builds its own file, the rename is atomic.
-    Raises RuntimeError if there is no compiler or it fails.
+    Raises RuntimeError if there is no compiler, it fails, or the cache cannot be written.
     """
     compiler, version = find_compiler()
     flags = [*FLAGS, *os.environ.get('BFCN_CFLAGS', '').split()]
     path = _cache() / f'libbfcn-{_digest(version, flags)}.so'
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _build([*compiler, *flags], path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _build([*compiler, *flags], path)
+        except OSError as error:
+            raise RuntimeError(
+                f'cannot keep the C runtime in {path.parent} ({error.strerror}): '
+                'set BFCN_CACHE to a folder that can be written'
+            ) from error
     return path
 
 

@@ -36,7 +36,7 @@ typedef enum {
   BFCN_ERROR_FORMAT = 3,   /* not a GGUF container that docs/format.md allows */
   BFCN_ERROR_GRAPH = 4,    /* the graph or a tensor breaks a rule of docs/format.md */
   BFCN_ERROR_SHAPE = 5,    /* the graph does not fit this image size */
-  BFCN_ERROR_MEMORY = 6,   /* out of memory */
+  BFCN_ERROR_MEMORY = 6,   /* out of memory, or a session would need more than it may take */
   BFCN_ERROR_KERNEL = 7    /* no kernel of the wanted name or instruction set serves a layer here */
 } bfcn_status;
 
@@ -66,6 +66,7 @@ typedef struct {
   const char *isa;    /* "portable", "avx2", "avx512": the most to use; NULL: all the CPU has */
   const char *kernel; /* a kernel of kernels.inc that every layer it can serve must use; or NULL */
   int keep_values;    /* keep every value for bfcn_session_read: more memory, same results */
+  size_t max_bytes;   /* of bfcn_session_peak_bytes; 0: what the machine has. More is refused */
 } bfcn_options;
 
 /* Plan memory and choose kernels for images of height x width. options may be NULL. */

@@ -45,8 +45,12 @@ static void expand_padding(const struct task *task, const struct conv_term *t, s
                            uint8_t *out, int32_t *sums) {
   const unsigned words = (t->from.channels + 63) / 64;
   if (t->from.bits > 4 || t->from.zero_point == 0) {
-    const int zero = t->kernel->form == FORM_INT8 ? (int)t->from.zero_point : 0;
-    memset(out, zero, pixels * t->pixel_bytes);
+    if (t->kernel->form == FORM_INT16)
+      for (size_t i = 0; i < pixels * t->from.channels; i++)
+        ((uint16_t *)out)[i] = (uint16_t)t->from.zero_point;
+    else
+      memset(out, t->kernel->form == FORM_INT8 ? (int)t->from.zero_point : 0,
+             pixels * t->pixel_bytes);
     if (t->box_scale) memset(sums, 0, pixels * sizeof *sums);
     return;
   }
@@ -77,8 +81,12 @@ static void expand_row(const struct task *task, const struct conv_term *t, unsig
     expand_planes(t, codes, width, body);
     if (sums) sum_codes(task, t, codes, width, sums + pad);
   } else {
-    memcpy(body, (const uint8_t *)source->data + (size_t)y * width * t->from.channels,
-           width * t->from.channels);
+    const size_t count = width * t->from.channels;
+    const uint8_t *codes = (const uint8_t *)source->data + y * count;
+    if (t->kernel->form == FORM_INT16)
+      for (size_t i = 0; i < count; i++) ((uint16_t *)body)[i] = codes[i];
+    else
+      memcpy(body, codes, count);
   }
   if (!pad) return;
   expand_padding(task, t, pad, out, sums);
@@ -156,7 +164,8 @@ static void multiply(const struct task *task, const struct conv_term *t, size_t 
     const unsigned block = lane / k->lanes;
     g.weights = t->weights + block * t->block_bytes;
     for (unsigned pass = 0; pass < t->passes; pass++) {
-      g.first_byte = pass * t->pass_bytes + (t->first_channel ? t->first_channel[block] : 0);
+      g.first_byte = pass * t->pass_bytes + (t->first_channel ? t->first_channel[block] : 0) *
+                                                step_of(t->kernel->form).code_bytes;
       g.shift = pass * k->pass_planes;
       g.accumulate = pass > 0;
       for (size_t p = 0; p < count; p += k->mr) {

@@ -15,8 +15,8 @@ static unsigned passes_of(const struct gemm_kernel *k, const struct conv_term *t
 }
 
 static unsigned planes_of(const struct gemm_kernel *k, const struct conv_term *t) {
-  if (k->form != FORM_INT8) return t->term->bits;
-  return t->term->bits == 8 && t->term->form == 2 ? 2 : 1;
+  if (!step_of(k->form).code_bytes) return t->term->bits;
+  return k->form == FORM_INT8 && t->term->bits == 8 && t->term->form == 2 ? 2 : 1;
 }
 
 /* Largest sum of weight codes times activation codes. */
@@ -29,7 +29,7 @@ static int serves(const struct gemm_kernel *k, const struct conv_term *t, unsign
   if (k->isa > isa) return 0;
   const struct window *w = &t->term->window;
   if (k->columns && (k->columns != w->kw || w->sw != 1 || w->dw != 1 || width % k->mr)) return 0;
-  if (k->form == FORM_INT8) return t->term->groups == 1 || k->nr == k->lanes;
+  if (step_of(k->form).code_bytes) return t->term->groups == 1 || k->nr == k->lanes;
   return t->term->groups == 1 && t->from.bits <= 4 &&
          (k->sum_bits == 32 || largest_sum(t) <= UINT16_MAX);
 }
@@ -57,7 +57,7 @@ enum { TILE_CYCLES = 45 };
 
 static double cycles(const struct gemm_kernel *k, const struct conv_term *t, unsigned outputs,
                      struct grid grid) {
-  const unsigned width = k->form == FORM_BITS ? 64 : k->form == FORM_LUT6 ? 6 : 4;
+  const unsigned width = step_of(k->form).channels;
   const size_t taps = (size_t)t->term->window.kh * t->term->window.kw;
   const size_t depth =
       taps * divide_up(t->from.channels, width) * width * passes_of(k, t) * planes_of(k, t);
@@ -91,29 +91,27 @@ static bfcn_status choose(const struct bfcn_session *s, const struct conv *conv,
 static void expanded_form(struct conv_term *t) {
   const struct window *w = &t->term->window;
   const unsigned channels = t->from.channels, per_group = channels / t->term->groups;
+  const struct step step = step_of(t->kernel->form);
   t->passes = passes_of(t->kernel, t);
   t->planes = planes_of(t->kernel, t);
   t->rows = w->kh;
   t->columns = w->kw;
+  t->steps = divide_up(per_group, step.channels);
   switch (t->kernel->form) {
   case FORM_BITS:
-    t->steps = divide_up(channels, 64);
     t->pass_bytes = 8 * t->steps * t->kernel->pass_planes;
     break;
   case FORM_LUT6:
-    t->steps = divide_up(channels, 6);
     t->pass_bytes = 2 * t->steps * t->kernel->pass_planes;
     break;
   case FORM_LUT4:
-    t->steps = divide_up(channels, 4);
     t->pass_bytes = 2 * t->steps;
     break;
   default:
-    t->steps = divide_up(per_group, 4);
-    t->pass_bytes = channels;
+    t->pass_bytes = channels * step.code_bytes;
     if (t->term->groups == 1 && w->dw == 1) { /* the taps of a row touch: one long run */
       t->columns = 1;
-      t->steps = divide_up(w->kw * channels, 4);
+      t->steps = divide_up(w->kw * channels, step.channels);
     }
   }
   t->pixel_bytes = t->pass_bytes * t->passes;
@@ -124,25 +122,24 @@ static int group_blocks(struct conv_term *t, unsigned outputs, unsigned padded) 
   if (t->term->groups == 1) return 1;
   const unsigned lanes = t->kernel->lanes, in = t->from.channels / t->term->groups;
   const unsigned out = outputs / t->term->groups, blocks = padded / lanes;
+  const unsigned width = step_of(t->kernel->form).channels;
   t->first_channel = calloc(blocks, sizeof *t->first_channel);
   if (!t->first_channel) return 0;
   for (unsigned b = 0; b * lanes < outputs; b++) {
     const unsigned last = (b + 1) * lanes < outputs ? (b + 1) * lanes - 1 : outputs - 1;
     t->first_channel[b] = b * lanes / out * in;
     const unsigned span = (last / out + 1) * in - t->first_channel[b];
-    if (divide_up(span, 4) > t->steps) t->steps = divide_up(span, 4);
+    if (divide_up(span, width) > t->steps) t->steps = divide_up(span, width);
   }
   return 1;
 }
 
 static void layout(struct conv_term *t, const struct conv *conv) {
   const struct window *w = &t->term->window;
-  const size_t step_bytes = t->kernel->form == FORM_BITS   ? 8ul * t->kernel->lanes
-                            : t->kernel->form == FORM_INT8 ? 4ul * t->kernel->lanes
-                                                           : t->kernel->lanes;
-  t->plane_bytes = t->rows * t->columns * t->steps * step_bytes;
+  const struct step step = step_of(t->kernel->form);
+  t->plane_bytes = t->rows * t->columns * t->steps * step.lane_bytes * t->kernel->lanes;
   t->block_bytes = t->plane_bytes * t->planes;
-  const size_t slack = t->kernel->form == FORM_INT8 ? 4 * t->steps : 0;
+  const size_t slack = step.code_bytes ? 4 * t->steps : 0;
   t->row_bytes = round_up((t->grid.width + 2ul * w->pw) * t->pixel_bytes + slack + 64, 64);
   const uint64_t needed = (uint64_t)conv->task_rows * w->kh;
   const uint64_t span = (uint64_t)(conv->task_rows - 1) * w->sh + (uint64_t)(w->kh - 1) * w->dh + 1;
@@ -164,7 +161,7 @@ static bfcn_status plan_term(const struct bfcn_session *s, struct conv *conv, un
   if (!group_blocks(t, conv->outputs, conv->padded))
     return bfcn_fail(BFCN_ERROR_MEMORY, "op '%s': no memory for its groups", conv->op->name);
   layout(t, conv);
-  if (t->kernel->form == FORM_INT8)
+  if (step_of(t->kernel->form).code_bytes)
     t->k = 1;
   else
     t->k = (int)t->term->form, t->box_scale = -t->term->z;

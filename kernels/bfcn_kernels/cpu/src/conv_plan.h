@@ -6,6 +6,21 @@
 
 enum { BLOCK_PIXELS = 128, LANES = 64, MAX_TASK_LANES = 512 };
 
+/* A step of a form: its channels, the bytes of one output's weights, and the bytes of an activation
+ * where codes are multiplied as numbers (0 where their planes are looked up or counted). */
+struct step {
+  unsigned channels, lane_bytes, code_bytes;
+};
+
+static inline struct step step_of(enum form form) {
+  static const struct step steps[FORMS] = {[FORM_BITS] = {64, 8, 0},
+                                           [FORM_LUT6] = {6, 1, 0},
+                                           [FORM_LUT4] = {4, 1, 0},
+                                           [FORM_INT8] = {4, 4, 1},
+                                           [FORM_INT16] = {2, 4, 2}};
+  return steps[form];
+}
+
 /* One term: an indirect matrix product over expanded rows of its source. */
 struct conv_term {
   const struct term *term;

@@ -17,8 +17,9 @@
  *   FORM_BITS  a word of 64 channels a plane; weights: 64-bit words
  *   FORM_LUT6  the table of a pixel's 6 channels; weights: 6-bit indices into it
  *   FORM_LUT4  the table of a pixel's 4 channels; weights: 4-bit indices into it
- *   FORM_INT8  4 channels as bytes; weights: 4 int8 */
-enum form { FORM_BITS, FORM_LUT6, FORM_LUT4, FORM_INT8, FORMS };
+ *   FORM_INT8  4 channels as bytes; weights: 4 int8
+ *   FORM_INT16 2 channels as uint16; weights: 2 int16 */
+enum form { FORM_BITS, FORM_LUT6, FORM_LUT4, FORM_INT8, FORM_INT16, FORMS };
 
 enum isa { ISA_PORTABLE, ISA_AVX2, ISA_AVX512, ISAS };
 
@@ -45,7 +46,7 @@ struct gemm_kernel {
   const char *name;
   enum isa isa;
   enum form form;
-  unsigned pass_planes; /* activation planes a pass takes: 1 or 2; 0 for FORM_INT8 */
+  unsigned pass_planes; /* activation planes a pass takes: 1 or 2; 0 where codes are multiplied */
   unsigned columns;     /* taps of a filter row that it needs, at stride and dilation 1; 0: any */
   unsigned mr, nr;
   unsigned lanes;       /* outputs a block of weights holds; nr is a multiple */
@@ -103,6 +104,8 @@ struct epilogue {
   const uint32_t *flips; /* [channels / 32] */
 };
 
+enum { LERP_SLACK = 16 };
+
 /* What an instruction set offers besides its matrix kernels. */
 struct backend {
   const char *name;
@@ -118,12 +121,13 @@ struct backend {
                unsigned words, uint64_t *planes);
   /* out[i] = lerp(a[i], b[i], l) */
   void (*lerp)(const float *a, const float *b, float l, size_t count, float *out);
-  /* out[c][x] = lerp(row[x0[x]][c], row[x1[x]][c], l[x]); row is [][channels], out [][width] */
-  void (*lerp_columns)(const float *row, unsigned channels, const int32_t *x0, const int32_t *x1,
-                       const float *l, size_t width, float *out);
+  /* out[c][x] = lerp(row[c][x0[x]], row[c][x1[x]], l[x]); row is [channels][stride] with LERP_SLACK
+   * floats past each row's end, out is [channels][width]; x0 and x1 rise. */
+  void (*lerp_columns)(const float *row, size_t stride, unsigned channels, const int32_t *x0,
+                       const int32_t *x1, const float *l, size_t width, float *out);
   /* labels[x] = the first largest c of lerp(top[c][x], bottom[c][x], l) */
   void (*argmax_row)(const float *top, const float *bottom, float l, unsigned channels,
-                     size_t width, float *best, uint8_t *labels);
+                     size_t width, uint8_t *labels);
 };
 
 extern const struct backend bfcn_backend_portable, bfcn_backend_avx2, bfcn_backend_avx512;

@@ -1,63 +1,8 @@
 /* Every op but bit_conv: rows of the output are tasks; arithmetic in the order of docs/format.md.
  */
-#include "session.h"
+#include "ops.h"
 
-#include <math.h>
 #include <string.h>
-
-struct rows {
-  struct bfcn_session *s;
-  const struct op *op;
-  unsigned value;      /* that the op writes */
-  struct grid in, out; /* of the first source and of the value */
-  struct value from, to;
-  unsigned rows_per_task;
-  void (*run)(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch);
-};
-
-static void *source_data(const struct rows *r, unsigned i) {
-  return r->s->slots[r->op->source[i]].data;
-}
-
-static float code_float(float t, unsigned bits) {
-  const float u = floorf(t + 0.5f), top = (float)((1u << bits) - 1);
-  return u < 0 ? 0 : u > top ? top : u;
-}
-
-/* Position `i` of `out` along an axis of `in` pixels: two neighbours and the weight of the second.
- */
-struct blend {
-  unsigned first, second;
-  float weight;
-};
-
-static struct blend blend(enum mode mode, unsigned in, unsigned out, unsigned i) {
-  float p;
-  if (mode == MODE_ALIGN_CORNERS) {
-    const float s = out > 1 ? (float)(in - 1) / (float)(out - 1) : 0;
-    p = s * (float)i;
-  } else {
-    const float s = (float)in / (float)out;
-    if (mode == MODE_NEAREST) {
-      const unsigned at = (unsigned)floorf((float)i * s);
-      return (struct blend){at < in ? at : in - 1, at < in ? at : in - 1, 0};
-    }
-    p = s * ((float)i + 0.5f);
-    p = p - 0.5f;
-    p = p > 0 ? p : 0;
-  }
-  struct blend b = {(unsigned)floorf(p), 0, 0};
-  if (b.first > in - 1) b.first = in - 1;
-  b.second = b.first + 1 < in ? b.first + 1 : in - 1;
-  b.weight = p - (float)b.first;
-  if (b.weight > 1) b.weight = 1;
-  return b;
-}
-
-static float lerp1(float a, float b, float l) {
-  const float step = (b - a) * l;
-  return a + step;
-}
 
 static void image_codes(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
   const uint8_t *table = r->op->table;
@@ -202,54 +147,6 @@ static void adaptive_avg_pool(const struct rows *r, unsigned row, unsigned end, 
   }
 }
 
-static void resize_codes(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
-  const unsigned channels = r->to.channels;
-  const size_t in = r->in.width, row_codes = in * channels;
-  const float zero = (float)r->from.zero_point;
-  uint8_t *out = scratch + 2 * row_codes;
-  for (; row < end; row++) {
-    const struct blend y = blend(r->op->mode, r->in.height, r->out.height, row);
-    const uint8_t *top = value_codes(r->s, r->op->source[0], y.first * in, in, scratch);
-    const uint8_t *bottom =
-        value_codes(r->s, r->op->source[0], y.second * in, in, scratch + row_codes);
-    for (unsigned i = 0; i < r->out.width; i++) {
-      const struct blend x = blend(r->op->mode, r->in.width, r->out.width, i);
-      const size_t a = (size_t)x.first * channels, b = (size_t)x.second * channels;
-      for (unsigned c = 0; c < channels; c++) {
-        const float t = lerp1((float)top[a + c] - zero, (float)top[b + c] - zero, x.weight);
-        const float u = lerp1((float)bottom[a + c] - zero, (float)bottom[b + c] - zero, x.weight);
-        const float product = lerp1(t, u, y.weight) * r->op->A;
-        out[(size_t)i * channels + c] = (uint8_t)code_float(product + r->op->B, r->to.bits);
-      }
-    }
-    value_store(r->s, r->value, (size_t)row * r->out.width, r->out.width, out);
-  }
-}
-
-static void resize_scores(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
-  const unsigned channels = r->to.channels;
-  const struct backend *backend = bfcn_backend(r->s->isa);
-  const float *data = source_data(r, 0);
-  float *top = (float *)scratch, *bottom = top + channels;
-  for (; row < end; row++) {
-    const struct blend y = blend(r->op->mode, r->in.height, r->out.height, row);
-    const float *first = data + (size_t)y.first * r->in.width * channels;
-    const float *second = data + (size_t)y.second * r->in.width * channels;
-    float *out = (float *)r->s->slots[r->value].data + (size_t)row * r->out.width * channels;
-    for (unsigned i = 0; i < r->out.width; i++, out += channels) {
-      const struct blend x = blend(r->op->mode, r->in.width, r->out.width, i);
-      const size_t a = (size_t)x.first * channels, b = (size_t)x.second * channels;
-      if (r->op->mode == MODE_NEAREST) {
-        memcpy(out, first + a, channels * sizeof *out);
-        continue;
-      }
-      backend->lerp(first + a, first + b, x.weight, channels, top);
-      backend->lerp(second + a, second + b, x.weight, channels, bottom);
-      backend->lerp(top, bottom, y.weight, channels, out);
-    }
-  }
-}
-
 static void add(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
   const size_t first = (size_t)row * r->out.width * r->to.channels;
   const size_t count = (size_t)(end - row) * r->out.width * r->to.channels;
@@ -345,51 +242,16 @@ static void mask(const struct rows *r, unsigned row, unsigned end, uint8_t *scra
       out[i] = flags[p] ? up[i] + fine[i] : up[i];
 }
 
-/* Scratch of argmax: two interpolated source rows [channels][width], the best score of each pixel,
- * and the blends along x. A source row is interpolated once for all target rows between. */
-static void argmax(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
-  const size_t width = r->out.width, channels = r->from.channels;
-  const struct backend *backend = bfcn_backend(r->s->isa);
-  const float *data = source_data(r, 0);
-  float *lines[2] = {(float *)scratch, (float *)scratch + channels * width};
-  float *best = lines[1] + channels * width, *weight = best + width;
-  int32_t *first = (int32_t *)(weight + width), *second = first + width;
-  for (unsigned i = 0; i < width; i++) {
-    const struct blend x = blend(r->op->mode, r->in.width, r->out.width, i);
-    first[i] = (int32_t)x.first, second[i] = (int32_t)x.second, weight[i] = x.weight;
-  }
-  unsigned held[2] = {UINT32_MAX, UINT32_MAX};
-  for (; row < end; row++) {
-    const struct blend y = blend(r->op->mode, r->in.height, r->out.height, row);
-    if (held[1] == y.first) {
-      float *line = lines[0];
-      lines[0] = lines[1], lines[1] = line;
-      held[0] = held[1], held[1] = UINT32_MAX;
-    }
-    const unsigned wanted[2] = {y.first, y.second};
-    for (int i = 0; i < 2; i++) {
-      if (held[i] == wanted[i]) continue;
-      backend->lerp_columns(data + (size_t)wanted[i] * r->in.width * channels, (unsigned)channels,
-                            first, second, weight, width, lines[i]);
-      held[i] = wanted[i];
-    }
-    backend->argmax_row(lines[0], lines[1], y.weight, (unsigned)channels, width, best,
-                        (uint8_t *)r->s->slots[r->value].data + row * width);
-  }
-}
-
 static struct rows rows_of(const struct bfcn_session *s, unsigned op) {
-  static void (*const runs[])(const struct rows *, unsigned, unsigned,
-                              uint8_t *) = {[OP_IMAGE_CODES] = image_codes,
-                                            [OP_TABLE] = table,
-                                            [OP_MAX_POOL] = max_pool,
-                                            [OP_AVG_POOL] = avg_pool,
-                                            [OP_ADAPTIVE_AVG_POOL] = adaptive_avg_pool,
-                                            [OP_ADD] = add,
-                                            [OP_CONCAT] = concat,
-                                            [OP_MASK] = mask,
-                                            [OP_ARGMAX] = argmax,
-                                            [OP_CODES_END] = NULL};
+  static rows_function *const runs[OP_CODES_END] = {[OP_IMAGE_CODES] = image_codes,
+                                                    [OP_TABLE] = table,
+                                                    [OP_MAX_POOL] = max_pool,
+                                                    [OP_AVG_POOL] = avg_pool,
+                                                    [OP_ADAPTIVE_AVG_POOL] = adaptive_avg_pool,
+                                                    [OP_ADD] = add,
+                                                    [OP_CONCAT] = concat,
+                                                    [OP_MASK] = mask,
+                                                    [OP_ARGMAX] = argmax};
   struct rows r = {.op = &s->model->ops[op], .value = op + 1, .out = s->grids[op + 1]};
   r.in = s->grids[r.op->source[0]];
   r.from = model_value(s->model, r.op->source[0]);
@@ -404,20 +266,19 @@ static struct rows rows_of(const struct bfcn_session *s, unsigned op) {
 
 size_t op_scratch(const struct bfcn_session *s, unsigned op) {
   const struct rows r = rows_of(s, op);
-  const size_t in = (size_t)r.in.width * r.from.channels, out = (size_t)r.out.width * r.to.channels;
   switch (r.op->code) {
   case OP_IMAGE_CODES:
   case OP_TABLE:
-    return out;
+    return (size_t)r.out.width * r.to.channels;
   case OP_AVG_POOL:
   case OP_ADAPTIVE_AVG_POOL:
     return 10ul * r.to.channels;
   case OP_RESIZE:
-    return r.to.kind == BFCN_SCORES ? 8ul * r.to.channels : 2 * in + out;
+    return r.to.kind == BFCN_SCORES ? resize_scores_scratch(&r) : resize_codes_scratch(&r);
   case OP_MASK:
     return 3 * pixels_of(r.out);
   case OP_ARGMAX:
-    return (2ul * r.from.channels + 4) * r.out.width * 4;
+    return argmax_scratch(&r);
   default:
     return 0;
   }

@@ -5,9 +5,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 static bfcn_status no_memory(void) {
   return bfcn_fail(BFCN_ERROR_MEMORY, "no memory for the session");
+}
+
+/* Systems grant memory that they do not have, and end the process that then uses it. */
+static bfcn_status check_memory(const struct bfcn_session *s) {
+  const size_t scratch = s->scratch_bytes * s->threads;
+  if (s->arena_bytes <= s->max_bytes && scratch <= s->max_bytes - s->arena_bytes) return BFCN_OK;
+  return bfcn_fail(BFCN_ERROR_MEMORY,
+                   "activations need at least %zu bytes, max_bytes is %zu: take a smaller image, "
+                   "fewer threads or more memory",
+                   s->arena_bytes + scratch, s->max_bytes);
 }
 
 static double now(void) {
@@ -90,6 +101,7 @@ static bfcn_status plan_arena(struct bfcn_session *s) {
     placed[at] = order[i];
   }
   free(order);
+  TRY(check_memory(s));
   s->arena = aligned_alloc(64, s->arena_bytes);
   if (!s->arena) return no_memory();
   memset(s->arena, 0, s->arena_bytes);
@@ -110,6 +122,7 @@ static bfcn_status plan_ops(struct bfcn_session *s) {
     if (bytes > s->scratch_bytes) s->scratch_bytes = bytes;
   }
   s->scratch_bytes = round_up(s->scratch_bytes + 64, 4096);
+  TRY(check_memory(s));
   s->scratch = aligned_alloc(64, s->scratch_bytes * s->threads);
   if (!s->scratch) return no_memory();
   memset(s->scratch, 0, s->scratch_bytes * s->threads);
@@ -148,6 +161,9 @@ static bfcn_status create(struct bfcn_session *s, unsigned height, unsigned widt
   const size_t values = s->model->op_count + 1ul;
   s->threads = options && options->threads ? options->threads : 1;
   s->keep_values = options && options->keep_values;
+  s->max_bytes = options && options->max_bytes
+                     ? options->max_bytes
+                     : (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
   if (s->threads > MAX_THREADS)
     return bfcn_fail(BFCN_ERROR_ARGUMENT, "threads must be 1..%d, got %u", MAX_THREADS, s->threads);
   TRY(choose_isa(s, options ? options->isa : NULL));

@@ -28,6 +28,7 @@ struct bfcn_session {
   double *seconds;     /* [op_count] */
   uint8_t *arena;
   size_t arena_bytes, scratch_bytes, weight_bytes;
+  size_t max_bytes; /* that arena and scratch may take */
   uint8_t *scratch; /* scratch_bytes for each thread */
   unsigned threads;
   enum isa isa;

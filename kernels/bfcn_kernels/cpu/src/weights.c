@@ -61,42 +61,44 @@ static void pack_bits(const struct conv_term *t, const struct lane *lane, const 
 }
 
 /* Where 8-bit bipolar weights pass int8 they become 2 * (b - 128) + 1 on two planes. */
-static int8_t int8_weight(const struct conv_term *t, unsigned plane, uint8_t code) {
-  if (t->planes == 1) return (int8_t)((int)t->term->form * code - t->term->z);
-  return plane ? (int8_t)(code - 128) : 1;
+static int16_t number(const struct conv_term *t, unsigned plane, uint8_t code) {
+  if (t->planes == 1) return (int16_t)((int)t->term->form * code - t->term->z);
+  return plane ? (int16_t)(code - 128) : 1;
 }
 
 /* Filter taps lie in runs of the group's channels; columns are merged into one run where they
  * touch. */
-static void pack_int8(const struct conv_term *t, const struct lane *lane, const uint8_t *codes,
-                      size_t shift) {
+static void pack_numbers(const struct conv_term *t, const struct lane *lane, const uint8_t *codes,
+                         size_t shift) {
+  const struct step step = step_of(t->kernel->form);
   const size_t taps = t->rows * t->columns, run = t->term->length / taps;
   for (unsigned plane = 0; plane < t->planes; plane++)
     for (size_t tap = 0; tap < taps; tap++)
       for (size_t i = 0; i < run; i++) {
         const size_t at = i + shift;
-        lane->block[plane * lane->plane_bytes + (tap * t->steps + at / 4) * lane->step_bytes +
-                    4 * lane->index + at % 4] =
-            (uint8_t)int8_weight(t, plane, codes[tap * run + i]);
+        const int16_t weight = number(t, plane, codes[tap * run + i]);
+        memcpy(lane->block + plane * lane->plane_bytes +
+                   (tap * t->steps + at / step.channels) * lane->step_bytes +
+                   step.lane_bytes * lane->index + at % step.channels * step.code_bytes,
+               &weight, step.code_bytes); /* the low byte is the int8 */
       }
 }
 
 static void pack_filter(const struct conv_term *t, unsigned output, unsigned outputs,
                         const uint8_t *codes) {
   const unsigned lanes = t->kernel->lanes, block = output / lanes;
-  const size_t step_bytes = t->kernel->form == FORM_BITS   ? 8ul * lanes
-                            : t->kernel->form == FORM_INT8 ? 4ul * lanes
-                                                           : lanes;
+  const size_t step_bytes = step_of(t->kernel->form).lane_bytes * (size_t)lanes;
   const struct lane lane = {t->weights + block * t->block_bytes, t->plane_bytes, step_bytes,
                             output % lanes, lanes};
   switch (t->kernel->form) {
   case FORM_BITS:
     pack_bits(t, &lane, codes);
     return;
-  case FORM_INT8: {
+  case FORM_INT8:
+  case FORM_INT16: {
     const unsigned group = output / (outputs / t->term->groups);
     const unsigned channel = group * (t->from.channels / t->term->groups);
-    pack_int8(t, &lane, codes, t->first_channel ? channel - t->first_channel[block] : 0);
+    pack_numbers(t, &lane, codes, t->first_channel ? channel - t->first_channel[block] : 0);
     return;
   }
   default:

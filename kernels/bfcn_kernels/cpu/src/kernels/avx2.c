@@ -19,10 +19,38 @@ static inline void add_to(uint16_t *sums, __m256i v, const struct gemm *g) {
   _mm256_storeu_si256((__m256i *)sums, v);
 }
 
+/* Sums of even and odd bytes apart: total holds both, high the odd ones. */
+static inline void widen(__m256i bytes, __m256i *total, __m256i *high) {
+  *total = _mm256_add_epi16(*total, bytes);
+  *high = _mm256_add_epi16(*high, _mm256_srli_epi16(bytes, 8));
+}
+
+static inline void store_lut_sums(const struct gemm *g, uint16_t *sums, __m256i total,
+                                  __m256i high) {
+  add_to(sums, _mm256_sub_epi16(total, _mm256_slli_epi16(high, 8)), g);
+  add_to(sums + 16, high, g);
+}
+
+static inline __m256i lut4_table(uint16_t offset) {
+  return _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)(bfcn_lut4 + offset)));
+}
+
+/* In place, which gcc 12 does not see: it would copy every sum once a step. */
+static inline void add_bytes(__m256i *sum, __m256i v) {
+  __asm__("vpaddb %1, %0, %0" : "+x"(*sum) : "x"(v));
+}
+
+/* Loaded once: gcc 12 would load it again for every pixel. */
+static inline __m256i load_index(const uint8_t *from) {
+  __m256i index = _mm256_load_si256((const __m256i *)from);
+  __asm__("" : "+x"(index));
+  return index;
+}
+
 /* p pixels x nv vectors of 32 outputs. Bytes are summed for at most `run` lookups, then widened. */
 TILE lut4_tile(const struct gemm *g, const int p, const int nv, const size_t run) {
   const size_t runs = (g->steps + run - 1) / run, even = (g->steps + runs - 1) / runs;
-  __m256i total[4], high[4];
+  __m256i total[8], high[8];
   UNROLLED
   for (int i = 0; i < p * nv; i++) total[i] = high[i] = _mm256_setzero_si256();
   for (unsigned plane = g->planes; plane-- > 0;) {
@@ -41,49 +69,45 @@ TILE lut4_tile(const struct gemm *g, const int p, const int nv, const size_t run
           x[i] = (const uint16_t *)(pixels[i] + g->first_byte + column * g->column_bytes);
         for (size_t done = 0; done < g->steps;) {
           const size_t stop = g->steps - done > even ? done + even : g->steps;
-          __m256i bytes[4];
+          __m256i bytes[8];
           UNROLLED
           for (int i = 0; i < p * nv; i++) bytes[i] = _mm256_setzero_si256();
           ROLLED
           for (; done < stop; done++, w += 32) {
-            __m256i index[2];
+            __m256i table[4];
             UNROLLED
-            for (int n = 0; n < nv; n++)
-              index[n] = _mm256_load_si256((const __m256i *)(w + (size_t)n * g->block_bytes));
+            for (int i = 0; i < p; i++) table[i] = lut4_table(x[i][done]);
             UNROLLED
-            for (int i = 0; i < p; i++) {
-              const __m256i table = _mm256_broadcastsi128_si256(
-                  _mm_load_si128((const __m128i *)(bfcn_lut4 + x[i][done])));
+            for (int n = 0; n < nv; n++) {
+              const __m256i index = load_index(w + (size_t)n * g->block_bytes);
               UNROLLED
-              for (int n = 0; n < nv; n++)
-                bytes[i * nv + n] =
-                    _mm256_add_epi8(bytes[i * nv + n], _mm256_shuffle_epi8(table, index[n]));
+              for (int i = 0; i < p; i++)
+                add_bytes(&bytes[i * nv + n], _mm256_shuffle_epi8(table[i], index));
             }
           }
           UNROLLED
-          for (int i = 0; i < p * nv; i++) {
-            total[i] = _mm256_add_epi16(total[i], bytes[i]);
-            high[i] = _mm256_add_epi16(high[i], _mm256_srli_epi16(bytes[i], 8));
-          }
+          for (int i = 0; i < p * nv; i++) widen(bytes[i], &total[i], &high[i]);
         }
       }
     }
   }
   UNROLLED
-  for (int i = 0; i < p; i++) UNROLLED
-  for (int n = 0; n < nv; n++) {
-    uint16_t *sums = (uint16_t *)g->sums + (size_t)i * g->sum_stride + n * 32;
-    const __m256i odd = high[i * nv + n];
-    add_to(sums, _mm256_sub_epi16(total[i * nv + n], _mm256_slli_epi16(odd, 8)), g);
-    add_to(sums + 16, odd, g);
-  }
+  for (int i = 0; i < p * nv; i++)
+    store_lut_sums(g, (uint16_t *)g->sums + (size_t)(i / nv) * g->sum_stride + i % nv * 32,
+                   total[i], high[i]);
 }
 
-void lut4_gemm_a1_2x64__avx2(const struct gemm *g) {
-  lut4_tile(g, 2, 2, RUN_A1);
+void lut4_gemm_a1_4x64__avx2(const struct gemm *g) {
+  lut4_tile(g, 4, 2, RUN_A1);
 }
-void lut4_gemm_a2_2x64__avx2(const struct gemm *g) {
-  lut4_tile(g, 2, 2, RUN_A2);
+void lut4_gemm_a2_4x64__avx2(const struct gemm *g) {
+  lut4_tile(g, 4, 2, RUN_A2);
+}
+void lut4_gemm_a1_2x128__avx2(const struct gemm *g) {
+  lut4_tile(g, 2, 4, RUN_A1);
+}
+void lut4_gemm_a2_2x128__avx2(const struct gemm *g) {
+  lut4_tile(g, 2, 4, RUN_A2);
 }
 void lut4_gemm_a1_4x32__avx2(const struct gemm *g) {
   lut4_tile(g, 4, 1, RUN_A1);
@@ -91,43 +115,30 @@ void lut4_gemm_a1_4x32__avx2(const struct gemm *g) {
 void lut4_gemm_a2_4x32__avx2(const struct gemm *g) {
   lut4_tile(g, 4, 1, RUN_A2);
 }
-
-/* p pixels x 16 outputs x 4 channels: bytes are widened, since 255 * 127 * 2 would pass 16 bits. */
-TILE int8_tile(const struct gemm *g, const int p) {
+/* p pixels x 16 outputs x 2 channels: 16-bit numbers, since 255 * 127 * 2 would pass the 16 bits
+ * that products of bytes are summed in. */
+TILE int16_tile(const struct gemm *g, const int p) {
   __m256i total[8];
   UNROLLED
   for (int i = 0; i < 2 * p; i++) total[i] = _mm256_setzero_si256();
-  for (unsigned plane = g->planes; plane-- > 0;) {
-    const uint8_t *w = (const uint8_t *)g->weights + plane * g->plane_bytes;
-    UNROLLED
-    for (int i = 0; i < 2 * p; i++) total[i] = _mm256_add_epi32(total[i], total[i]);
-    for (size_t row = 0; row < g->rows; row++) {
-      const uint8_t *const *pixels = g->pixels + row * g->row_stride;
-      for (size_t column = 0; column < g->columns; column++) {
-        const size_t at = g->first_byte + column * g->column_bytes;
-        for (size_t step = 0; step < g->steps; step++, w += 64) {
-          /* Even and odd bytes of each output's 4 weights, as 16-bit lanes. */
-          __m256i even[2], odd[2];
-          UNROLLED
-          for (int n = 0; n < 2; n++) {
-            const __m256i four = _mm256_load_si256((const __m256i *)(w + 32 * n));
-            even[n] = _mm256_srai_epi16(_mm256_slli_epi16(four, 8), 8);
-            odd[n] = _mm256_srai_epi16(four, 8);
-          }
-          UNROLLED
-          for (int i = 0; i < p; i++) {
-            int32_t four;
-            memcpy(&four, pixels[i] + at + 4 * step, 4);
-            const __m256i x = _mm256_set1_epi32(four);
-            const __m256i x_even = _mm256_and_si256(x, _mm256_set1_epi16(255));
-            const __m256i x_odd = _mm256_srli_epi16(x, 8);
-            UNROLLED
-            for (int n = 0; n < 2; n++) {
-              const __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(x_even, even[n]),
-                                                   _mm256_madd_epi16(x_odd, odd[n]));
-              total[2 * i + n] = _mm256_add_epi32(total[2 * i + n], sum);
-            }
-          }
+  const uint8_t *w = g->weights;
+  for (size_t row = 0; row < g->rows; row++) {
+    const uint8_t *const *pixels = g->pixels + row * g->row_stride;
+    for (size_t column = 0; column < g->columns; column++) {
+      const uint8_t *x[4];
+      UNROLLED
+      for (int i = 0; i < p; i++) x[i] = pixels[i] + g->first_byte + column * g->column_bytes;
+      ROLLED
+      for (size_t step = 0; step < g->steps; step++, w += 64) {
+        const __m256i w0 = _mm256_load_si256((const __m256i *)w);
+        const __m256i w1 = _mm256_load_si256((const __m256i *)(w + 32));
+        UNROLLED
+        for (int i = 0; i < p; i++) {
+          int32_t two;
+          memcpy(&two, x[i] + 4 * step, 4);
+          const __m256i both = _mm256_set1_epi32(two);
+          total[2 * i] = _mm256_add_epi32(total[2 * i], _mm256_madd_epi16(both, w0));
+          total[2 * i + 1] = _mm256_add_epi32(total[2 * i + 1], _mm256_madd_epi16(both, w1));
         }
       }
     }
@@ -135,14 +146,12 @@ TILE int8_tile(const struct gemm *g, const int p) {
   UNROLLED
   for (int i = 0; i < 2 * p; i++) {
     int32_t *sums = (int32_t *)g->sums + (size_t)(i / 2) * g->sum_stride + i % 2 * 8;
-    __m256i v = _mm256_sll_epi32(total[i], _mm_cvtsi32_si128((int)g->shift));
-    if (g->accumulate) v = _mm256_add_epi32(v, _mm256_loadu_si256((const __m256i *)sums));
-    _mm256_storeu_si256((__m256i *)sums, v);
+    _mm256_storeu_si256((__m256i *)sums, total[i]);
   }
 }
 
-void int8_gemm_4x16__avx2(const struct gemm *g) {
-  int8_tile(g, 4);
+void int16_gemm_4x16__avx2(const struct gemm *g) {
+  int16_tile(g, 4);
 }
 
 static inline __m128i bytes_of(uint64_t word) {
@@ -184,13 +193,19 @@ static inline __m256i spread(uint32_t bits, int value) {
   return _mm256_and_si256(_mm256_cmpeq_epi8(bytes, select), _mm256_set1_epi8((char)value));
 }
 
+/* Codes of channels c..c + 31 of a pixel. */
+static inline __m256i codes_at(const uint64_t *planes, unsigned bits, unsigned words, unsigned c) {
+  __m256i v = _mm256_setzero_si256();
+  for (unsigned b = 0; b < bits; b++)
+    v = _mm256_or_si256(v, spread((uint32_t)(planes[b * words + c / 64] >> c % 64), 1 << b));
+  return v;
+}
+
 static void unpack(const uint64_t *planes, unsigned bits, unsigned words, size_t pixels,
                    unsigned channels, uint8_t *codes) {
   for (size_t p = 0; p < pixels; p++, planes += bits * words, codes += channels)
     for (unsigned c = 0; c < channels; c += 32) {
-      __m256i v = _mm256_setzero_si256();
-      for (unsigned b = 0; b < bits; b++)
-        v = _mm256_or_si256(v, spread((uint32_t)(planes[b * words + c / 64] >> c % 64), 1 << b));
+      const __m256i v = codes_at(planes, bits, words, c);
       uint8_t bytes[32];
       const unsigned left = channels - c;
       _mm256_storeu_si256((__m256i *)(left < 32 ? bytes : codes + c), v);
@@ -214,8 +229,18 @@ static void pack(const uint8_t *codes, unsigned channels, size_t pixels, unsigne
   }
 }
 
-static void expand_int8(const struct expand *e) {
-  unpack(e->codes, e->planes, e->words, e->pixels, e->channels, e->out);
+static void expand_int16(const struct expand *e) {
+  const uint64_t *planes = e->codes;
+  uint16_t *out = e->out;
+  for (size_t p = 0; p < e->pixels; p++, planes += e->planes * e->words, out += e->channels)
+    for (unsigned c = 0; c < e->channels; c += 32) {
+      const __m256i v = codes_at(planes, e->planes, e->words, c);
+      __m256i numbers[2];
+      numbers[0] = _mm256_cvtepu8_epi16(_mm256_castsi256_si128(v));
+      numbers[1] = _mm256_cvtepu8_epi16(_mm256_extracti128_si256(v, 1));
+      const unsigned left = e->channels - c;
+      memcpy(out + c, numbers, 2 * (left < 32 ? left : 32));
+    }
 }
 
 static void expand_bits(const struct expand *e) {
@@ -404,17 +429,80 @@ static void epilogue_threshold(const struct epilogue *e) {
     }
 }
 
+/* 8 columns of one row: by permutation where they read 8 neighbouring floats of it. */
+static inline __m256 columns_of(const float *row, const int32_t *x, __m256i index, int near) {
+  if (!near) return _mm256_i32gather_ps(row, index, 4);
+  return _mm256_permutevar8x32_ps(_mm256_loadu_ps(row + *x), index);
+}
+
+static void lerp_columns_wide(const float *row, size_t stride, unsigned channels, const int32_t *x0,
+                              const int32_t *x1, const float *l, size_t width, float *out) {
+  size_t x = 0;
+  for (; x + 8 <= width; x += 8) {
+    const int near = x0[x + 7] - x0[x] < 8 && x1[x + 7] - x1[x] < 8;
+    const __m256i i0 = _mm256_sub_epi32(_mm256_loadu_si256((const __m256i *)(x0 + x)),
+                                        _mm256_set1_epi32(near ? x0[x] : 0));
+    const __m256i i1 = _mm256_sub_epi32(_mm256_loadu_si256((const __m256i *)(x1 + x)),
+                                        _mm256_set1_epi32(near ? x1[x] : 0));
+    const __m256 weight = _mm256_loadu_ps(l + x);
+    for (unsigned c = 0; c < channels; c++) {
+      const __m256 a = columns_of(row + c * stride, x0 + x, i0, near);
+      const __m256 b = columns_of(row + c * stride, x1 + x, i1, near);
+      const __m256 step = _mm256_mul_ps(_mm256_sub_ps(b, a), weight);
+      _mm256_storeu_ps(out + c * width + x, _mm256_add_ps(a, step));
+    }
+  }
+  for (unsigned c = 0; x < width && c < channels; c++)
+    for (size_t i = x; i < width; i++) {
+      const float a = row[c * stride + (size_t)x0[i]], b = row[c * stride + (size_t)x1[i]];
+      const float step = (b - a) * l[i];
+      out[c * width + i] = a + step;
+    }
+}
+
+/* 16 pixels; loads stay inside the rows, so the last ones of a row may be done twice. */
+static void argmax_row_wide(const float *top, const float *bottom, float l, unsigned channels,
+                            size_t width, uint8_t *labels) {
+  if (width < 16) {
+    argmax_row(top, bottom, l, channels, width, labels);
+    return;
+  }
+  const __m256 weight = _mm256_set1_ps(l);
+  for (size_t at = 0; at < width; at += 16) {
+    const size_t x = at + 16 <= width ? at : width - 16;
+    __m256 best[2];
+    __m256i index[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    for (unsigned c = 0; c < channels; c++) {
+      UNROLLED
+      for (int i = 0; i < 2; i++) {
+        const __m256 a = _mm256_loadu_ps(top + c * width + x + 8 * i);
+        const __m256 b = _mm256_loadu_ps(bottom + c * width + x + 8 * i);
+        const __m256 v = _mm256_add_ps(a, _mm256_mul_ps(_mm256_sub_ps(b, a), weight));
+        if (c == 0) best[i] = v;
+        const __m256 larger = _mm256_cmp_ps(v, best[i], _CMP_GT_OQ);
+        best[i] = _mm256_blendv_ps(best[i], v, larger);
+        index[i] =
+            _mm256_blendv_epi8(index[i], _mm256_set1_epi32((int)c), _mm256_castps_si256(larger));
+      }
+    }
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(index[0], index[1]), 0xd8);
+    const __m128i bytes =
+        _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128((__m128i *)(labels + x), bytes);
+  }
+}
+
 const struct backend bfcn_backend_avx2 = {
     .name = "avx2",
-    .expand = {[FORM_BITS] = expand_bits, [FORM_LUT4] = expand_lut4, [FORM_INT8] = expand_int8},
+    .expand = {[FORM_BITS] = expand_bits, [FORM_LUT4] = expand_lut4, [FORM_INT16] = expand_int16},
     .epilogue = epilogue,
     .epilogue_threshold = epilogue_threshold,
     .sum_codes = sum_codes,
     .unpack = unpack,
     .pack = pack,
     .lerp = lerp,
-    .lerp_columns = lerp_columns,
-    .argmax_row = argmax_row,
+    .lerp_columns = lerp_columns_wide,
+    .argmax_row = argmax_row_wide,
 };
 
 TARGET_END

@@ -365,6 +365,54 @@ static void expand_bits(const struct expand *e) {
   bfcn_backend_portable.expand[FORM_BITS](e);
 }
 
+/* 16 columns read 16 neighbouring floats of each row where the width grows: one permutation. */
+static void lerp_columns_wide(const float *row, size_t stride, unsigned channels, const int32_t *x0,
+                              const int32_t *x1, const float *l, size_t width, float *out) {
+  for (size_t x = 0; x < width; x += 16) {
+    const size_t last = width - x < 16 ? width - 1 : x + 15;
+    const __mmask16 some = (__mmask16)low_bits(last - x + 1);
+    const int near = x0[last] - x0[x] < 16 && x1[last] - x1[x] < 16;
+    const int32_t from0 = near ? x0[x] : 0, from1 = near ? x1[x] : 0;
+    const __m512i i0 =
+        _mm512_sub_epi32(_mm512_maskz_loadu_epi32(some, x0 + x), _mm512_set1_epi32(from0));
+    const __m512i i1 =
+        _mm512_sub_epi32(_mm512_maskz_loadu_epi32(some, x1 + x), _mm512_set1_epi32(from1));
+    const __m512 weight = _mm512_maskz_loadu_ps(some, l + x);
+    const float *r = row;
+    for (unsigned c = 0; c < channels; c++, r += stride) {
+      __m512 a, b;
+      if (near) {
+        a = _mm512_permutexvar_ps(i0, _mm512_loadu_ps(r + from0));
+        b = _mm512_permutexvar_ps(i1, _mm512_loadu_ps(r + from1));
+      } else {
+        a = _mm512_mask_i32gather_ps(weight, some, i0, r, 4);
+        b = _mm512_mask_i32gather_ps(weight, some, i1, r, 4);
+      }
+      const __m512 step = _mm512_mul_ps(_mm512_sub_ps(b, a), weight);
+      _mm512_mask_storeu_ps(out + c * width + x, some, _mm512_add_ps(a, step));
+    }
+  }
+}
+
+static void argmax_row_wide(const float *top, const float *bottom, float l, unsigned channels,
+                            size_t width, uint8_t *labels) {
+  const __m512 weight = _mm512_set1_ps(l);
+  for (size_t x = 0; x < width; x += 16) {
+    const __mmask16 some = (__mmask16)low_bits(width - x < 16 ? width - x : 16);
+    __m512 best = _mm512_setzero_ps();
+    __m512i index = _mm512_setzero_si512();
+    for (unsigned c = 0; c < channels; c++) {
+      const __m512 a = _mm512_maskz_loadu_ps(some, top + c * width + x);
+      const __m512 b = _mm512_maskz_loadu_ps(some, bottom + c * width + x);
+      const __m512 v = _mm512_add_ps(a, _mm512_mul_ps(_mm512_sub_ps(b, a), weight));
+      const __mmask16 larger = c ? _mm512_cmp_ps_mask(v, best, _CMP_GT_OQ) : 0xffff;
+      best = _mm512_mask_mov_ps(best, larger, v);
+      index = _mm512_mask_mov_epi32(index, larger, _mm512_set1_epi32((int)c));
+    }
+    _mm512_mask_cvtepi32_storeu_epi8(labels + x, some, index);
+  }
+}
+
 const struct backend bfcn_backend_avx512 = {
     .name = "avx512",
     .expand = {[FORM_BITS] = expand_bits, [FORM_LUT6] = expand_lut6, [FORM_INT8] = expand_int8},
@@ -374,8 +422,8 @@ const struct backend bfcn_backend_avx512 = {
     .unpack = unpack,
     .pack = pack,
     .lerp = lerp,
-    .lerp_columns = lerp_columns,
-    .argmax_row = argmax_row,
+    .lerp_columns = lerp_columns_wide,
+    .argmax_row = argmax_row_wide,
 };
 
 TARGET_END

@@ -1,0 +1,37 @@
+/* What ops that write whole rows share. A task is some rows of the output. */
+#ifndef BFCN_OPS_H
+#define BFCN_OPS_H
+
+#include "session.h"
+
+#include <math.h>
+
+struct rows;
+typedef void rows_function(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch);
+
+struct rows {
+  struct bfcn_session *s;
+  const struct op *op;
+  unsigned value;      /* that the op writes */
+  struct grid in, out; /* of the first source and of the value */
+  struct value from, to;
+  unsigned rows_per_task;
+  rows_function *run;
+};
+
+static inline void *source_data(const struct rows *r, unsigned i) {
+  return r->s->slots[r->op->source[i]].data;
+}
+
+static inline float code_float(float t, unsigned bits) {
+  const float u = floorf(t + 0.5f), top = (float)((1u << bits) - 1);
+  return u < 0 ? 0 : u > top ? top : u;
+}
+
+/* interpolate.c, each with the bytes of scratch that a thread needs. */
+rows_function resize_codes, resize_scores, argmax;
+size_t resize_codes_scratch(const struct rows *r);
+size_t resize_scores_scratch(const struct rows *r);
+size_t argmax_scratch(const struct rows *r);
+
+#endif
