@@ -53,7 +53,7 @@ lint: $(VENV)/installed  ## ruff and clang-format, changing nothing
 doctor: $(VENV)/installed  ## what is installed, what is broken, how to fix it
 	$(BIN)/python tools/doctor.py
 
-bench: $(VENV)/benched  ## install peers, measure kernels and networks (1-2 hours, idle machine), write docs
+bench: $(VENV)/benched  ## install peers, measure on an idle machine (under an hour), write docs
 	rm -f results/cpu.csv
 	$(BIN)/python tools/benchmark.py kernels --csv results/kernels.csv
 	$(BENCH) --size 160 256 --size 360 480 --threads $(BENCH_THREADS) --isa all

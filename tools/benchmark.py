@@ -66,8 +66,9 @@ def _add_cpu(cpu: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     cpu.add_argument('--threads', type=int, nargs='+', default=[1], help='one measurement for each')
     cpu.add_argument(
-        '--isa', nargs='+', choices=('avx512', 'avx2', 'all'),
-        help='most to use, peers included; one measurement for each; default: the best here',
+        '--isa', nargs='+', metavar='ISA',
+        help='most to use, peers included: avx512, avx2 or all of those here; one measurement for '
+        'each; default: the best here',
     )  # fmt: skip
     cpu.add_argument(
         '--peers', nargs='*', choices=PEERS, default=list(PEERS), help='default: all three'

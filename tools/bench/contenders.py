@@ -19,7 +19,6 @@ CAPS = {
         OV_CPU_MAX_ISA='AVX2',
         ATEN_CPU_CAPABILITY='avx2',
     ),
-    'avx512': {},
 }
 
 
@@ -84,6 +83,8 @@ def _load_onnxruntime(entry: dict, threads: int, isa: str, arrays: dict) -> Cont
 def _load_openvino(entry: dict, threads: int, isa: str, arrays: dict) -> Contender | None:
     import openvino
 
+    from bfcn_kernels.cpu import isas
+
     core = openvino.Core()
     able = core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
     if entry['precision'] == 'bf16' and 'BF16' not in able:
@@ -98,12 +99,12 @@ def _load_openvino(entry: dict, threads: int, isa: str, arrays: dict) -> Contend
     model = core.compile_model(entry['file'], 'CPU', settings)
     request, tensor = model.create_infer_request(), arrays['input']
     ops = model.get_runtime_model().get_ops()
-    kernels = [op.get_rt_info()['primitiveType'].astype(str) for op in ops]
+    kernels = ' '.join(op.get_rt_info()['primitiveType'].astype(str) for op in ops)
     return Contender(
         'openvino',
         entry['precision'],
         openvino.__version__.split('-')[0],
-        'avx512' if any('avx512' in kernel for kernel in kernels) else 'avx2',
+        next((known for known in ('avx512', 'avx2') if known in kernels), isas()[0]),
         lambda: request.infer({0: tensor}, share_inputs=True, share_outputs=True)[0],
     )
 

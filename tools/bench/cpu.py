@@ -51,10 +51,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     here = isas()
-    vector = [isa for isa in here if isa != 'portable']
-    if not vector:
-        raise ValueError('this CPU has neither AVX-512 (VBMI, VNNI, VPOPCNTDQ) nor AVX2')
-    args.isa = vector if 'all' in (args.isa or ()) else args.isa or vector[:1]
+    vector = [isa for isa in here if isa != 'portable'] or here
+    args.isa = vector if args.isa == ['all'] else args.isa or vector[:1]
     args.size = args.size or [[160, 256]]
     for isa in args.isa:
         if isa not in here:
@@ -68,6 +66,8 @@ def _check(args: argparse.Namespace) -> None:
     if args.rounds < 3:
         raise ValueError(f'--rounds must be at least 3, got {args.rounds}')
     files.require(args.peers)
+    if not hasattr(os, 'sched_setaffinity'):
+        print('This system cannot keep a process to chosen cores: times may wander.')
 
 
 def _network(args: argparse.Namespace, folder: Path) -> network.Network:
@@ -166,7 +166,10 @@ def _hold_isas_together(net: network.Network, image: np.ndarray, asked: list[str
     threads = len(report.cpus())
     for bits, path in net.packed.items():
         for isa in asked:
-            other = 'portable' if small else {'avx512': 'avx2', 'avx2': 'portable'}[isa]
+            others = [name for name in isas() if name != isa]
+            if not others:
+                continue
+            other = 'portable' if small and isa != 'portable' else others[0]
             engines = [Engine(path, threads=threads, isa=name) for name in (isa, other)]
             labels = [engine(image) for engine in engines]
             scores = [engine.logits.view(np.uint32) for engine in engines]
@@ -284,7 +287,9 @@ def _cores(args: argparse.Namespace, threads: int) -> list[int]:
 def _in_worker(plan: dict) -> list[dict] | dict:
     caps = {name for cap in CAPS.values() for name in cap}
     env = {name: value for name, value in os.environ.items() if name not in caps}
-    env |= CAPS[plan['isa']] | dict(OMP_NUM_THREADS=str(plan['threads']), CI='true')  # no telemetry
+    env |= CAPS.get(plan['isa'], {}) | dict(
+        OMP_NUM_THREADS=str(plan['threads']), CI='true'
+    )  # no telemetry
     with tempfile.TemporaryDirectory(prefix='bfcn-plan-') as folder:
         paths = [Path(folder, name) for name in ('plan.json', 'result.json')]
         paths[0].write_text(json.dumps(plan))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f'--core must be one of {cpus}, got {core}')
     if args.only not in (_KERNELS / 'bfcn_kernels/cpu/src/kernels.inc').read_text():
         raise ValueError(f'--only {args.only}: no kernel has this in its name')
-    compiler, version = build.find_compiler()
+    compiler, _ = build.find_compiler()
     with tempfile.TemporaryDirectory(prefix='bfcn-bench-') as folder:
         program = Path(folder, 'bench_kernels')
         _build(compiler, program)
@@ -37,8 +36,9 @@ def run(args: argparse.Namespace) -> None:
     if not rows:
         raise ValueError(f'--only {args.only}: no kernel that runs here has this in its name')
     stamp = datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ')
-    common = dict(time=stamp, device=report.cpu_name(), commit=report.commit())
-    common |= dict(compiler=version.splitlines()[0].split(' ', 1)[-1].replace(',', ''))
+    common = dict(
+        time=stamp, device=report.cpu_name(), compiler=report.compiler(), commit=report.commit()
+    )
     rows = [common | row for row in rows]
     if args.csv:
         args.csv.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ def _measure(program: Path, core: int, only: str) -> list[dict[str, str]]:
         [str(program), *([only] if only else [])],
         capture_output=True,
         text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, [core]),
+        preexec_fn=lambda: report.pin([core]),
     )
     if done.returncode:
         raise RuntimeError(done.stderr.strip() or f'bench_kernels: status {done.returncode}')

@@ -20,10 +20,9 @@ def machine(cpu: Rows, kernel_rows: Rows) -> str:
     last = max(cpu, key=lambda row: row['time'])
     versions = {row['contender']: row['version'] for row in cpu if row['contender'] != 'bfcn'}
     listed = ', '.join(f'{name} {version}' for name, version in sorted(versions.items()))
-    compiler = f'; C built by {kernel_rows[-1]["compiler"]}' if kernel_rows else ''
     return (
         f'{last["device"]}, {last["cores"]} CPUs; {last["time"][:10]}, commit {last["commit"]}; '
-        f'{listed}; Python {last["python"]}{compiler}. Network: {last["network"]}, '
+        f'{listed}; Python {last["python"]}; C built by {last["compiler"]}. Network: {last["network"]}, '
         f'{last["weights"]} weights.'
     )
 

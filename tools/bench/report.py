@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import os
 import platform
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+
+from bfcn_kernels.cpu import build
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +36,7 @@ HEADER = (
         for part in ('', '_q1', '_q3', '_peer')
     ]
     + ['activation_bytes', 'weight_bytes', 'process_bytes', 'growth_bytes']
-    + ['device', 'cores', 'commit', 'python']
+    + ['device', 'cores', 'compiler', 'commit', 'python']
 )
 
 
@@ -145,6 +148,7 @@ def environment() -> dict[str, object]:
     return dict(
         device=cpu_name(),
         cores=len(cpus()),
+        compiler=compiler(),
         commit=commit(),
         python=platform.python_version(),
     )
@@ -152,9 +156,17 @@ def environment() -> dict[str, object]:
 
 def cpus() -> list[int]:
     """Numbers of the CPUs that this process may use."""
-    import os
+    if hasattr(os, 'sched_getaffinity'):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
-    return sorted(os.sched_getaffinity(0))
+
+def pin(cores: Sequence[int]) -> bool:
+    """Keep this process to these CPUs. False where the system cannot."""
+    if not hasattr(os, 'sched_setaffinity'):
+        return False
+    os.sched_setaffinity(0, cores)
+    return True
 
 
 def cpu_name() -> str:
@@ -167,6 +179,12 @@ def cpu_name() -> str:
     name = found.get('model name') or platform.processor() or platform.machine()
     numbers = [found.get(key) for key in ('cpu family', 'model', 'stepping')]
     return f'{name} (family {"/".join(numbers)})' if all(numbers) else name
+
+
+def compiler() -> str:
+    """What builds the C runtime here."""
+    version = build.find_compiler()[1].splitlines()[0]
+    return version.partition(' ')[2].replace(',', '') or version
 
 
 def commit() -> str:

@@ -8,7 +8,6 @@ are right.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -16,7 +15,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2] / part) for part in ('to
 
 import numpy as np  # noqa: E402
 
-from bench import contenders, memory, timing  # noqa: E402
+from bench import contenders, memory, report, timing  # noqa: E402
 
 # Of the float network's scores: the largest error over the largest score; correlation below 8 bits of
 # mantissa. The last is a plausibility check: random weights are the worst case for post-training int8.
@@ -25,7 +24,7 @@ _FLOAT_ERROR, _BF16_CORRELATION, _INT8_CORRELATION = 1e-3, 0.9, 0.8
 
 def main() -> None:
     plan = json.loads(Path(sys.argv[1]).read_text())
-    os.sched_setaffinity(0, plan['cores'])
+    report.pin(plan['cores'])
     with np.load(plan['reference']) as file:
         arrays = dict(file)
     result = (measure_time if plan['task'] == 'time' else measure_memory)(plan, arrays)
