@@ -28,7 +28,7 @@ def main() -> None:
         if args.check:
             sys.exit(0 if before == after else f'{PAGE} is not what the CSVs say: {sys.argv[0]}')
         PAGE.write_text(after)
-        if main_size := [row for row in cpu if (row['height'], row['width']) == ('160', '256')]:
+        if main_size := markdown.at_main_size(cpu):
             report.chart(main_size, CHART)
     print(
         f'{PAGE.relative_to(report.ROOT)}: {len(cpu)} rows of networks, {len(kernels)} of kernels'

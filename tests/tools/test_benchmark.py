@@ -284,6 +284,13 @@ def test_tables_hold_results_and_targets_side_by_side():
     assert '160x256, 1 core, avx512 | 11.5 / 3.4 |' in markdown.sizes(ROWS, [])
     assert 'bfcn 1-2 1.67' in markdown.second_core(ROWS, [])
     assert '| bfcn 1-2 | 0.50 | 10.0 | 12 |' in markdown.memory(ROWS, [])
+    missed = markdown.missed(ROWS, [])
+    assert (
+        '| 160x256, 1 core, avx512 | bfcn 1-2 | over the best float32 peer | 11.50 | 12 |' in missed
+    )
+    assert '| bfcn 1-2 | float32 maps over ours | 10.0 | 12 |' in missed
+    assert '| 160x256, avx512 | bfcn 1-2 | two cores over one | 1.67 | 1.8 |' in missed
+    assert 'int8' not in missed
     assert markdown.speed('avx2')(ROWS, []) == markdown.NOTHING
     later = [row(contender='bfcn', precision='1-1', time='2026-01-02')]
     assert next(iter(report.grouped(ROWS + later).values())) == later

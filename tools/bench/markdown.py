@@ -52,6 +52,50 @@ def speed(isa: str) -> Callable[[Rows, Rows], str]:
     return table
 
 
+def chart(cpu: Rows, _: Rows) -> str:
+    """The picture that tools/performance.py draws beside the page."""
+    return '![medians and quartiles](performance.png)' if at_main_size(cpu) else NOTHING
+
+
+def missed(cpu: Rows, _: Rows) -> str:
+    """Every target that a result does not reach."""
+    if not cpu:
+        return NOTHING
+    lines = []
+    for key, rows in report.grouped(cpu).items():
+        for row in (row for row in rows if row['contender'] == 'bfcn'):
+            where = [report.title(key), f'bfcn {row["precision"]}']
+            goals = report.TARGETS.get((key[4], row['precision']), ())
+            for kind, goal in zip(('float32', 'int8'), goals, strict=False):
+                got = row[f'over_{kind}']
+                if got and float(got) < goal:
+                    lines.append(
+                        [*where, f'over the best {kind} peer', f'{float(got):.2f}', f'{goal:g}']
+                    )
+            times = maps_ratio(row, rows)
+            if row['precision'].endswith('-2') and times and times < report.MEMORY_TARGET:
+                goal = f'{report.MEMORY_TARGET:g}'
+                lines.append([*where, 'float32 maps over ours', f'{times:.1f}', goal])
+    for name, gains in _second_core_gains(cpu):
+        for (contender, precision), gain in gains.items():
+            if contender == 'bfcn' and gain < report.SECOND_CORE_TARGET:
+                goal = f'{report.SECOND_CORE_TARGET:g}'
+                lines.append([name, f'bfcn {precision}', 'two cores over one', f'{gain:.2f}', goal])
+    header = ['', '', 'ratio', 'result', 'target']
+    return _table(header, lines) if lines else 'Every target is reached.'
+
+
+def at_main_size(cpu: Rows) -> Rows:
+    return [row for row in cpu if (int(row['height']), int(row['width'])) == _MAIN]
+
+
+def maps_ratio(row: dict[str, str], rows: Rows) -> float:
+    """Least bytes of float32 maps over a row's own; 0 where either is not known."""
+    least = next((r['activation_bytes'] for r in rows if r['precision'] == 'float32'), '')
+    own = row['activation_bytes']
+    return float(least) / float(own) if least and own else 0.0
+
+
 def sizes(cpu: Rows, _: Rows) -> str:
     """The ratios at every size, core count and instruction set."""
     lines, precisions = [], _precisions(cpu)
@@ -69,20 +113,10 @@ def sizes(cpu: Rows, _: Rows) -> str:
 
 def second_core(cpu: Rows, _: Rows) -> str:
     """One core's median over two cores'."""
-    groups, lines = report.grouped(cpu), []
-    for key, rows in groups.items():
-        name, height, width, threads, isa = key
-        one = groups.get((name, height, width, 1, isa))
-        if threads != 2 or one is None:
-            continue
-        before = {(row['contender'], row['precision']): float(row['median_ms']) for row in one}
-        cells = [
-            f'{row["contender"]} {row["precision"]} '
-            f'{before[row["contender"], row["precision"]] / float(row["median_ms"]):.2f}'
-            for row in rows
-            if (row['contender'], row['precision']) in before
-        ]
-        lines.append([f'{height}x{width}, {isa}', ', '.join(cells)])
+    lines = [
+        [name, ', '.join(f'{" ".join(who)} {gain:.2f}' for who, gain in gains.items())]
+        for name, gains in _second_core_gains(cpu)
+    ]
     goal = f'times faster on two cores; target {report.SECOND_CORE_TARGET} for bfcn'
     return _table(['', goal], lines) if lines else NOTHING
 
@@ -91,14 +125,12 @@ def memory(cpu: Rows, _: Rows) -> str:
     """Feature maps and whole processes, on one core at each size."""
     lines = []
     for key, rows in report.grouped(cpu).items():
-        least = [r['activation_bytes'] for r in rows if r['precision'] == 'float32']
         if key[3] != 1 or not any(row['process_bytes'] for row in rows):
             continue
         for row in rows:
             ours = row['contender'] == 'bfcn'
-            times = ''
-            if ours and least and least[0]:
-                times = f'{float(least[0]) / float(row["activation_bytes"]):.1f}'
+            ratio = maps_ratio(row, rows) if ours else 0.0
+            times = f'{ratio:.1f}' if ratio else ''
             goal = report.MEMORY_TARGET if ours and row['precision'].endswith('-2') else None
             lines.append(
                 [f'{key[1]}x{key[2]}, {key[4]}', f'{row["contender"]} {row["precision"]}']
@@ -147,6 +179,8 @@ def kernel_layers(isa: str, bits: str) -> Callable[[Rows, Rows], str]:
 
 TABLES: dict[str, Callable[[Rows, Rows], str]] = {
     'machine': machine,
+    'chart': chart,
+    'missed': missed,
     'speed-avx512': speed('avx512'),
     'speed-avx2': speed('avx2'),
     'sizes': sizes,
@@ -171,6 +205,19 @@ def filled(text: str, cpu: Rows, kernel_rows: Rows) -> str:
         body = TABLES[name](cpu, kernel_rows)
         out.append(f'<!-- table {name} -->\n{body}\n<!-- end -->{after}')
     return ''.join(out)
+
+
+def _second_core_gains(cpu: Rows) -> list[tuple[str, dict[tuple[str, str], float]]]:
+    """(size and instruction set, how many times faster each contender is on two cores)."""
+    groups, found = report.grouped(cpu), []
+    for (name, height, width, threads, isa), rows in groups.items():
+        one = groups.get((name, height, width, 1, isa))
+        if threads == 2 and one is not None:
+            before = {(r['contender'], r['precision']): float(r['median_ms']) for r in one}
+            now = {(r['contender'], r['precision']): float(r['median_ms']) for r in rows}
+            gains = {who: before[who] / now[who] for who in before if who in now}
+            found.append((f'{height}x{width}, {isa}', gains))
+    return found
 
 
 def _precisions(cpu: Rows) -> list[str]:
