@@ -41,7 +41,7 @@ def errors_in_one_line() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         sys.exit(130)
-    except (ValueError, FileNotFoundError, RuntimeError, KeyError) as error:
+    except (ValueError, OSError, RuntimeError, KeyError, MemoryError) as error:
         if os.environ.get('BFCN_TRACEBACK') == '1':
             raise
         text = ' '.join(str(error).split())

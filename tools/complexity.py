@@ -5,19 +5,16 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / part) for part in ('', 'kernels')]
+from _mmseg import errors_in_one_line
+from mmengine.config import Config, DictAction
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from mmseg.registry import MODELS
+from prettytable import PrettyTable
 
-from mmengine.config import Config, DictAction  # noqa: E402
-from mmengine.logging import MMLogger  # noqa: E402
-from mmengine.registry import init_default_scope  # noqa: E402
-from mmseg.registry import MODELS  # noqa: E402
-from prettytable import PrettyTable  # noqa: E402
-
-import bfcn_mm  # noqa: E402, F401 - before mmseg, whose imports it mends
-from bfcn_mm.analysis import Complexity, Layer, complexity  # noqa: E402
+from bfcn_mm.analysis import Complexity, Layer, complexity
 
 COLUMNS = (
     'name', 'kind', 'weights', 'w', 'a', 'macs', 'bitops', 'float_macs', 'float32_bytes', 'bytes',
@@ -124,4 +121,5 @@ def write_csv(path: Path, layers: list[Layer]) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with errors_in_one_line():
+        main()
