@@ -21,7 +21,7 @@ FUZZ_SECONDS ?= 600
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
-demo: $(VENV)/installed  ## install, train float -> 1-2 bit on built-in scenes, table and pictures
+demo: $(VENV)/installed  ## install, train float -> 1-2 bit on built-in scenes, pack, run in C, table and pictures
 	$(BIN)/python tools/demo.py
 
 test: test-c  ## install and run the whole test suite
@@ -57,7 +57,7 @@ bench: $(VENV)/benched  ## install peers, measure on an idle machine (under an h
 	rm -f results/cpu.csv
 	$(BIN)/python tools/benchmark.py kernels --csv results/kernels.csv
 	$(BENCH) --size 160 256 --size 360 480 --threads $(BENCH_THREADS) --isa all
-	$(BENCH) --size 1024 2048 --threads $(BENCH_THREADS)
+	$(BENCH) --size 1024 2048 --peers onnxruntime openvino
 	$(BIN)/python tools/performance.py
 
 clean:  ## remove both environments and everything that was built
