@@ -103,7 +103,7 @@ def test_packed_files_bring_their_config(run, config, tmp_path):
     with pytest.raises(SystemExit, match='does not hold its config'):
         run(tmp_path / 'a.gguf', '--peers', 'torch')
     with pytest.raises(SystemExit, match='both 1-2-bit models'):
-        run(tmp_path / 'a.gguf', tmp_path / 'b.gguf')
+        run(tmp_path / 'a.gguf', tmp_path / 'b.gguf', '--peers')
 
 
 def test_onnxruntime(run, config):
@@ -262,7 +262,9 @@ def test_other_columns_are_not_mixed(tmp_path):
 
 def row(**values):
     base = dict.fromkeys(report.HEADER, '')
-    base |= dict(time='2026-01-01', network='net', weights='random', height='160', width='256')
+    base |= dict(
+        time='2026-01-01', network='bfcn_r50_x', weights='random', height='160', width='256'
+    )
     base |= dict(threads='1', isa='avx512', isa_used='avx512', rounds='15')
     base |= dict(median_ms='10', q1_ms='9', q3_ms='12', min_ms='8', device='CPU', cores='2')
     return base | values

@@ -39,13 +39,12 @@ def speed(isa: str) -> Callable[[Rows, Rows], str]:
         header += ['over float32', 'target', 'over int8', 'target']
         lines = []
         for row in rows:
-            goal = report.TARGETS.get((isa, row['precision']), (None, None))
-            ours = row['contender'] == 'bfcn'
+            goal = report.targets(row) or (None, None)
             lines.append(
                 [f'{row["contender"]} {row["precision"]}', row['isa_used'], _ms(row['median_ms'])]
                 + [f'{_ms(row["q1_ms"])} .. {_ms(row["q3_ms"])}', _ms(row['min_ms'])]
-                + [_ratio(row, 'over_float32'), _goal(goal[0], ours)]
-                + [_ratio(row, 'over_int8'), _goal(goal[1], ours)]
+                + [_ratio(row, 'over_float32'), _goal(goal[0])]
+                + [_ratio(row, 'over_int8'), _goal(goal[1])]
             )
         return _table(header, lines)
 
@@ -65,7 +64,7 @@ def missed(cpu: Rows, _: Rows) -> str:
     for key, rows in report.grouped(cpu).items():
         for row in (row for row in rows if row['contender'] == 'bfcn'):
             where = [report.title(key), f'bfcn {row["precision"]}']
-            goals = report.TARGETS.get((key[4], row['precision']), ())
+            goals = report.targets(row) or ()
             for kind, goal in zip(('float32', 'int8'), goals, strict=False):
                 got = row[f'over_{kind}']
                 if got and float(got) < goal:
@@ -134,7 +133,7 @@ def memory(cpu: Rows, _: Rows) -> str:
             goal = report.MEMORY_TARGET if ours and row['precision'].endswith('-2') else None
             lines.append(
                 [f'{key[1]}x{key[2]}, {key[4]}', f'{row["contender"]} {row["precision"]}']
-                + [_mb(row['activation_bytes']), times, _goal(goal, True)]
+                + [_mb(row['activation_bytes']), times, _goal(goal)]
                 + [_mb(row[name]) for name in ('growth_bytes', 'weight_bytes', 'process_bytes')]
             )
     header = ['', '', 'maps MB', 'float32 maps over ours', 'target', 'seen to grow by MB']
@@ -245,8 +244,8 @@ def _short(row: dict[str, str], key: str) -> str:
     return f'{float(row[key]):.1f}' if row[key] else '-'
 
 
-def _goal(value: float | None, wanted: bool) -> str:
-    return f'{value:g}' if wanted and value is not None else ''
+def _goal(value: float | None) -> str:
+    return '' if value is None else f'{value:g}'
 
 
 def _ms(value: str) -> str:
