@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import logging
+import os
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -202,11 +203,16 @@ def _fix_openvino(source: Path, size: tuple[int, int], path: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet():
-    """Without the libraries' own progress bars and advice; what they raise passes."""
-    level = logging.root.manager.disable
+    """Without the libraries' own progress bars and advice; what they raise passes. Nor do they send usage
+    data: they ask for no consent, and take none, where CI is set."""
+    level, ci = logging.root.manager.disable, os.environ.get('CI')
     logging.disable(logging.WARNING)
+    os.environ['CI'] = 'true'
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
         logging.disable(level)
+        os.environ.pop('CI')
+        if ci is not None:
+            os.environ['CI'] = ci
