@@ -287,9 +287,7 @@ def _cores(args: argparse.Namespace, threads: int) -> list[int]:
 def _in_worker(plan: dict) -> list[dict] | dict:
     caps = {name for cap in CAPS.values() for name in cap}
     env = {name: value for name, value in os.environ.items() if name not in caps}
-    env |= CAPS.get(plan['isa'], {}) | dict(
-        OMP_NUM_THREADS=str(plan['threads']), CI='true'
-    )  # no telemetry
+    env |= CAPS.get(plan['isa'], {}) | dict(OMP_NUM_THREADS=str(plan['threads']))
     with tempfile.TemporaryDirectory(prefix='bfcn-plan-') as folder:
         paths = [Path(folder, name) for name in ('plan.json', 'result.json')]
         paths[0].write_text(json.dumps(plan))
