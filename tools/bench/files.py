@@ -194,17 +194,18 @@ def _quantize_openvino(source: Path, samples: list[np.ndarray], path: Path) -> N
 
 
 def _fix_openvino(source: Path, size: tuple[int, int], path: Path) -> None:
-    import openvino
+    with _quiet():
+        import openvino
 
-    model = openvino.Core().read_model(str(source))
-    model.reshape([1, 3, *size])
-    openvino.save_model(model, str(path))
+        model = openvino.Core().read_model(str(source))
+        model.reshape([1, 3, *size])
+        openvino.save_model(model, str(path))
 
 
 @contextlib.contextmanager
 def _quiet():
     """Without the libraries' own progress bars and advice; what they raise passes. Nor do they send usage
-    data: they ask for no consent, and take none, where CI is set."""
+    data, which OpenVINO does from its import on unless CI is set."""
     level, ci = logging.root.manager.disable, os.environ.get('CI')
     logging.disable(logging.WARNING)
     os.environ['CI'] = 'true'
