@@ -1,11 +1,14 @@
 # `make help` lists the targets. Two environments: .venv (stock mmseg) and .venv-onedl (its fork).
 PYTHON ?= python3
 JOBS ?= 2
+BENCH_THREADS ?= $(shell test `nproc` -ge 2 && echo 1 2 || echo 1)
 VENV := .venv
 ONEDL := .venv-onedl
 BIN := $(VENV)/bin
 PYTEST := python -m pytest -n $(JOBS)
 C_FILES = $(shell git ls-files '*.c' '*.h' 2>/dev/null)
+BENCH = $(BIN)/python tools/benchmark.py cpu configs/bfcn_r50_cityscapes_1w2a.py \
+  --bits 1-1 1-2 2-2 4-4 --csv results/cpu.csv
 INSTALL_INPUTS := setup.py pyproject.toml constraints.txt bfcn_mm_compat.pth
 RELEASE_CHECK = import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 12) \
   else 'bfcn_mm needs Python 3.10 to 3.12, this is %d.%d: make PYTHON=python3.11' % v)
@@ -13,12 +16,12 @@ RELEASE_CHECK = import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <
 CLANG ?= clang
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test test-c test-onedl lint doctor clean fuzz
+.PHONY: help demo test test-c test-onedl lint doctor bench clean fuzz
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
-demo: $(VENV)/installed  ## install, train float -> 1-2 bit on built-in scenes, table and pictures
+demo: $(VENV)/installed  ## install, train float -> 1-2 bit on built-in scenes, pack, run in C, table and pictures
 	$(BIN)/python tools/demo.py
 
 test: test-c  ## install and run the whole test suite
@@ -50,11 +53,22 @@ lint: $(VENV)/installed  ## ruff and clang-format, changing nothing
 doctor: $(VENV)/installed  ## what is installed, what is broken, how to fix it
 	$(BIN)/python tools/doctor.py
 
+bench: $(VENV)/benched  ## install peers, measure on an idle machine (under an hour), write docs
+	rm -f results/cpu.csv
+	$(BIN)/python tools/benchmark.py kernels --csv results/kernels.csv
+	$(BENCH) --size 160 256 --size 360 480 --threads $(BENCH_THREADS) --isa all
+	$(BENCH) --size 1024 2048 --peers onnxruntime openvino
+	$(BIN)/python tools/performance.py
+
 clean:  ## remove both environments and everything that was built
 	rm -rf $(VENV) $(ONEDL) build dist *.egg-info demo_out .pytest_cache .ruff_cache
 
 $(VENV)/installed: EXTRAS := mmseg,dev
 $(ONEDL)/installed: EXTRAS := onedl,dev
+$(VENV)/benched: $(VENV)/installed
+	@echo "Installing ONNX Runtime, OpenVINO and NNCF into $(VENV) ..."
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
+	@touch $@
 %/installed: $(INSTALL_INPUTS)
 	@$(PYTHON) -c "$(RELEASE_CHECK)"
 	@echo "Installing torch and bfcn_mm[$(EXTRAS)] into $* (once, a few minutes) ..."

@@ -1,161 +1,118 @@
-"""Measure: `train` is the step time of a quantized network over that of its float one."""
+"""Measure a training step, packed models on a CPU beside other runtimes, or each matrix kernel."""
 
 from __future__ import annotations
 
 import argparse
-import csv
-import platform
-import random
-import statistics
-import sys
-import time
-from collections.abc import Callable
+import re
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / part) for part in ('', 'kernels')]
+from _mmseg import errors_in_one_line
 
-import torch  # noqa: E402
-from mmengine.config import Config  # noqa: E402
-from mmengine.logging import MMLogger  # noqa: E402
-from mmengine.model import revert_sync_batchnorm  # noqa: E402
-from mmengine.registry import init_default_scope  # noqa: E402
-from mmengine.structures import PixelData  # noqa: E402
-from mmseg.registry import MODELS  # noqa: E402
-from mmseg.structures import SegDataSample  # noqa: E402
-
-import bfcn_mm  # noqa: E402 - makes configs understand `quant`
+PEERS = ('onnxruntime', 'openvino', 'torch')
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True)
-    train = commands.add_parser('train', help='training step, quantized over float')
+    _add_train(commands.add_parser('train', help='training step, quantized over float'))
+    _add_cpu(
+        commands.add_parser(
+            'cpu',
+            help='packed models in C beside ONNX Runtime, OpenVINO and PyTorch',
+            description='Verify packed models, then time them and what users would pick instead, in '
+            'turns in one process on the same cores. With a config alone, weights are random.',
+        )
+    )
+    _add_kernels(
+        commands.add_parser(
+            'kernels',
+            help='each matrix kernel on the layer shapes of the ResNet-50 network',
+            description='Verify each kernel of kernels.inc on each layer shape, then time it: GMAC/s, '
+            'MAC/cycle, and the share of what its instructions allow on this CPU.',
+        )
+    )
+    args = parser.parse_args()
+    with errors_in_one_line():
+        args.run(args)
+
+
+def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument('--config', required=True, help='a config with quant')
     train.add_argument('--size', type=int, nargs=2, default=[240, 240], metavar=('H', 'W'))
     train.add_argument('--batch', type=int, default=4)
     train.add_argument('--steps', type=int, default=20, help='timed steps of each network')
-    train.add_argument('--threads', type=int, default=torch.get_num_threads())
+    train.add_argument('--threads', type=int, help='default: as many as torch takes')
     train.add_argument('--device', default='cpu')
     train.add_argument('--seed', type=int, default=0, help='of weights, data and order')
     train.add_argument('--csv', type=Path, metavar='PATH', help='append a row to this file')
-    train.set_defaults(run=benchmark_train)
-    args = parser.parse_args()
-    if args.steps < 2 or args.batch < 1 or args.threads < 1:
-        parser.error('--steps must be at least 2, --batch and --threads at least 1')
-    args.run(args)
+
+    def run(args: argparse.Namespace) -> None:
+        if args.steps < 2 or args.batch < 1 or (args.threads or 1) < 1:
+            train.error('--steps must be at least 2, --batch and --threads at least 1')
+        from bench import train as command
+
+        command.run(args)
+
+    train.set_defaults(run=run)
 
 
-def benchmark_train(args: argparse.Namespace) -> None:
-    """Time whole steps (forward, backward, SGD), one of each network in turn, in random order.
-
-    The ratio is the median over the turns, so that noise of the machine, which hits both of a turn,
-    cancels. Every loss is checked to be finite.
-    """
-    torch.set_num_threads(args.threads)
-    steps = {kind: make_step(args, kind) for kind in ('float', 'quantized')}
-    order = random.Random(args.seed)
-    seconds: dict[str, list[float]] = {kind: [] for kind in steps}
-    for turn in range(args.steps + 2):
-        for kind in order.sample(list(steps), 2):
-            elapsed = timed(steps[kind], args.device)
-            if turn >= 2:  # the first place grids and fill caches
-                seconds[kind].append(elapsed)
-    ratios = [q / f for q, f in zip(seconds['quantized'], seconds['float'], strict=True)]
-    result = dict(config=Path(args.config).stem, size='x'.join(map(str, args.size)))
-    result |= dict(batch=args.batch, steps=args.steps)
-    for kind, values in seconds.items():
-        result |= spread(f'{kind}_ms', [1e3 * value for value in values])
-    result |= spread('ratio', ratios) | environment(args)
-    print('\n'.join(f'{name:<20}{value}' for name, value in result.items()))
-    if args.csv is not None:
-        append(args.csv, result)
-
-
-def make_step(args: argparse.Namespace, kind: str) -> Callable[[], None]:
-    """A training step of the config's network, as it is or with quantization taken out."""
-    config = Config.fromfile(args.config)
-    if 'quant' not in config.model:
-        sys.exit(f'{args.config} has no quant: there is nothing to compare')
-    if kind == 'float':
-        config.quant = None
-    without_init(config.model)
-    init_default_scope(config.get('default_scope', 'mmseg'))
-    MMLogger.get_instance('benchmark', log_level='ERROR')
-    torch.manual_seed(args.seed)
-    model = revert_sync_batchnorm(MODELS.build(config.model)).to(args.device).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    images, samples = batch(args, model.decode_head.num_classes)
-
-    def step() -> None:
-        loss = model.parse_losses(model(images, samples, mode='loss'))[0]
-        if not torch.isfinite(loss):
-            sys.exit(f'{kind}: the loss is {float(loss)}, so its time means nothing')
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
-
-
-def batch(args: argparse.Namespace, classes: int) -> tuple[torch.Tensor, list[SegDataSample]]:
-    generator = torch.Generator().manual_seed(args.seed)
-    images = torch.randn(args.batch, 3, *args.size, generator=generator).to(args.device)
-    labels = torch.randint(classes, (args.batch, 1, *args.size), generator=generator)
-    labels = labels.to(args.device)
-    return images, [SegDataSample(gt_sem_seg=PixelData(data=label)) for label in labels]
-
-
-def without_init(node: object) -> None:
-    """Random weights everywhere: speed needs no download."""
-    if isinstance(node, dict):
-        node.update({key: None for key in ('init_cfg', 'pretrained') if key in node})
-        for value in node.values():
-            without_init(value)
-    elif isinstance(node, list | tuple):
-        for value in node:
-            without_init(value)
-
-
-def timed(step: Callable[[], None], device: str) -> float:
-    wait = torch.cuda.synchronize if device.startswith('cuda') else lambda: None
-    wait()
-    start = time.perf_counter()
-    step()
-    wait()
-    return time.perf_counter() - start
-
-
-def spread(name: str, values: list[float]) -> dict[str, str]:
-    """Median and quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4)
-    return {name: f'{middle:.4g}', f'{name}_q1': f'{low:.4g}', f'{name}_q3': f'{high:.4g}'}
-
-
-def environment(args: argparse.Namespace) -> dict[str, object]:
-    on_gpu = args.device.startswith('cuda')
-    return dict(
-        device=torch.cuda.get_device_name(args.device) if on_gpu else cpu_name(),
-        threads=args.threads,
-        torch=torch.__version__,
-        bfcn_mm=bfcn_mm.__version__,
-        python=platform.python_version(),
+def _add_cpu(cpu: argparse.ArgumentParser) -> None:
+    cpu.add_argument(
+        'paths', nargs='+', metavar='PATH', help='CONFIG, CONFIG CHECKPOINT, or packed .gguf files'
+    )
+    cpu.add_argument(
+        '--size', type=int, nargs=2, action='append', metavar=('H', 'W'),
+        help='of the image, 160 256 by default; may be given several times',
+    )  # fmt: skip
+    cpu.add_argument('--threads', type=int, nargs='+', default=[1], help='one measurement for each')
+    cpu.add_argument(
+        '--isa', nargs='+', metavar='ISA',
+        help='most to use, peers included: avx512, avx2 or all of those here; one measurement for '
+        'each; default: the best here',
+    )  # fmt: skip
+    cpu.add_argument(
+        '--peers', nargs='*', choices=PEERS, default=list(PEERS), help='default: all three'
+    )
+    cpu.add_argument(
+        '--bits', nargs='+', type=_bits, default=[], metavar='W-A',
+        help='of weights and activations, such as 1-2; default: as in the config',
+    )  # fmt: skip
+    cpu.add_argument('--rounds', type=int, default=15, help='timed runs of each (15)')
+    cpu.add_argument('--cores', type=int, nargs='+', help='CPUs to run on; default: the last ones')
+    cpu.add_argument('--seed', type=int, default=0, help='of random weights')
+    cpu.add_argument('--csv', type=Path, metavar='PATH', help='append rows to this file')
+    cpu.add_argument('--chart', type=Path, metavar='PNG', help='draw a bar chart')
+    cpu.add_argument(
+        '--no-memory', dest='memory', action='store_false', help='leave processes unmeasured'
     )
 
+    def run(args: argparse.Namespace) -> None:
+        from bench import cpu as command
 
-def cpu_name() -> str:
-    info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.processor() or platform.machine()
+        command.run(args)
+
+    cpu.set_defaults(run=run)
 
 
-def append(path: Path, result: dict[str, object]) -> None:
-    fresh = not path.exists()
-    with path.open('a', newline='') as file:
-        writer = csv.DictWriter(file, list(result))
-        if fresh:
-            writer.writeheader()
-        writer.writerow(result)
+def _add_kernels(kernels: argparse.ArgumentParser) -> None:
+    kernels.add_argument('--csv', type=Path, metavar='PATH', help='write the results to this file')
+    kernels.add_argument('--core', type=int, help='CPU to run on; default: the last one')
+    kernels.add_argument('--only', metavar='TEXT', default='', help='kernels whose name has this')
+
+    def run(args: argparse.Namespace) -> None:
+        from bench import kernels as command
+
+        command.run(args)
+
+    kernels.set_defaults(run=run)
+
+
+def _bits(text: str) -> tuple[int, int]:
+    if not re.fullmatch('[1-8]-[1-8]', text):
+        raise argparse.ArgumentTypeError(
+            f'bits must be W-A, each 1 to 8, such as 1-2, got {text!r}'
+        )
+    return int(text[0]), int(text[2])
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Train a small BFCN on drawn street scenes in float, take it down to 1-2 bit, and show both.
+"""Train a small BFCN on drawn street scenes in float, take it down to 1-2 bit, pack it, and show both.
 
 `make demo` runs this after installing. The steps are commands that work by themselves; each is printed
 before it runs. Everything is written to --out; another run starts over, on the same scenes.
@@ -17,6 +17,7 @@ import sys
 import time
 import warnings
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +25,7 @@ FLOAT_CONFIG, BIT_CONFIG = 'configs/bfcn_demo_fp32.py', 'configs/bfcn_demo.py'
 OUT = Path('demo_out')  # the configs read and write there too
 ITERS = 640  # of each of the two runs, as in the configs
 FLOAT = (32, 32)
+IMAGE = (128, 192)  # height, width of a scene
 EVERY = 20  # seconds between two lines of progress where the output is no terminal
 
 TRAINING = re.compile(
@@ -40,6 +42,7 @@ stays at 8 / 8, adds {:.2f} G.
 NEXT = """\
 {out}/compare/pictures.png   image, truth, float and 1-2 bit, side by side
 {out}/compare/               classes.png, classes.csv, curves.png
+{out}/packed/                model.gguf, speed.csv
 {out}/float/, low_bit/       checkpoints, configs, training logs
 {out}/logs/                  what the commands above said
 
@@ -61,7 +64,7 @@ def main() -> int:
     args = parse_args()
     os.chdir(ROOT)
     out = shown(args.out)
-    for folder in ('float', 'low_bit', 'compare'):
+    for folder in ('float', 'low_bit', 'compare', 'packed'):
         shutil.rmtree(out / folder, ignore_errors=True)
     (out / 'logs').mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -99,7 +102,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def steps(out: Path, iters: int) -> list[Step]:
-    """Float training, decay, comparison. The configs hold what is used unless --out or --iters differ."""
+    """Float training, decay, comparison, packing. The configs hold what is used unless --out or --iters
+    differ."""
     float_dir, bit_dir = out / 'float', out / 'low_bit'
     both, for_float, for_bits, for_test = [], [], [], []
     if out != OUT:
@@ -132,7 +136,34 @@ def steps(out: Path, iters: int) -> list[Step]:
             train(BIT_CONFIG, bit_dir, *both, *for_bits),
         ),
         Step('compare', 'Test both, class by class, and draw what they see', compare),
+        *pack_steps(out, bit_dir / f'iter_{iters}.pth', for_test),
     ]
+
+
+def pack_steps(out: Path, checkpoint: Path, for_test: list[str]) -> list[Step]:
+    """One file for C, held to the oracle, timed."""
+    trained, packed = (BIT_CONFIG, str(checkpoint)), str(out / 'packed' / 'model.gguf')
+    size = tuple(map(str, IMAGE))
+    peers = ('onnxruntime',) if have_onnxruntime() else ()
+    table = ('--csv', str(out / 'packed' / 'speed.csv'))
+    speed = ('--size', *size, '--peers', *peers, '--no-memory', *table)
+    return [
+        Step('export', 'Pack it into one file', ('python', 'tools/export.py', *trained, packed)),
+        Step(
+            'verify',
+            'Run the file in C: every map must be what numpy and PyTorch compute, bit for bit',
+            ('python', 'tools/verify.py', *trained, packed, *for_test),
+        ),
+        Step(
+            'speed',
+            'Time it on one core, beside ONNX Runtime' if peers else 'Time it on one core',
+            ('python', 'tools/benchmark.py', 'cpu', *trained, *speed),
+        ),
+    ]
+
+
+def have_onnxruntime() -> bool:
+    return all(find_spec(name) for name in ('onnx', 'onnxruntime'))
 
 
 def run(step: Step, log: Path, out: Path) -> None:
@@ -237,9 +268,37 @@ def report(out: Path) -> None:
 
     header = ['bits w / a', 'mIoU %', 'change', 'weights kB', 'smaller', 'G bit-ops', 'fewer']
     write_csv(out / 'table.csv', header, rows)
-    print(
-        f'\n{format_table(header, rows)}\n{NOTE.format(prices[1, 2][2] / 1e9)}\n{NEXT.format(out=out)}'
+    print(f'\n{format_table(header, rows)}\n{NOTE.format(prices[1, 2][2] / 1e9)}')
+    print(f'{packed_report(out, float_size)}\n\n{NEXT.format(out=out)}')
+
+
+def packed_report(out: Path, float_size: int) -> str:
+    """Size and speed of the packed file in a few lines. float_size: bytes of the float weights."""
+    model = out / 'packed' / 'model.gguf'
+    verified = (out / 'logs' / 'verify.log').read_text()
+    equal = re.search(r'^cpu: equal on (\d+) maps', verified, re.MULTILINE)[1]
+    with (out / 'packed' / 'speed.csv').open() as file:
+        times = {f'{row["contender"]} {row["precision"]}': row for row in csv.DictReader(file)}
+    ours = times['bfcn 1-2']
+    lines = [
+        f'Packed: {model}, {model.stat().st_size / 1e3:.0f} kB with its config (float weights: '
+        f'{float_size / 1e3:.0f} kB). C computes all {equal} maps bit for bit.',
+        f'An image of {IMAGE[0]}x{IMAGE[1]} on one core ({ours["isa_used"]}): '
+        f'{float(ours["median_ms"]):.2f} ms',
+    ]
+    for name, words in (('float32', 'in float32'), ('int8', 'in int8')):
+        if row := times.get(f'onnxruntime {name}'):
+            times_faster = float(row['median_ms']) / float(ours['median_ms'])
+            lines[-1] += (
+                f', ONNX Runtime {words} {float(row["median_ms"]):.2f} ms ({times_faster:.1f}x)'
+            )
+    if len(times) == 1:
+        lines.append('To see it beside ONNX Runtime: pip install onnx onnxruntime')
+    lines.append(
+        'Maps of 16 to 48 channels fill less than the 64 lanes of a kernel; docs/performance.md has a '
+        'ResNet-50.'
     )
+    return '\n'.join(lines)
 
 
 def stage_scores(out: Path) -> dict[tuple[int, int], float]:

@@ -199,6 +199,35 @@ def test_refuses_what_the_python_reader_refuses(toy_file, tmp_path):
         assert verdicts[0] == verdicts[1], f'word {(at - start) // 4} = {value}: {verdicts}'
 
 
+def test_logits_and_profile_are_of_the_latest_call_whenever_they_are_read(toy_file):
+    engine, oracle = Engine(toy_file), load(toy_file)
+    first, second = random_image(24, 36, 1), random_image(24, 36, 2)
+    engine(first)
+    kept = engine.logits
+    engine(second)
+    oracle(first)
+    np.testing.assert_array_equal(kept, oracle.logits)
+    oracle(second)
+    np.testing.assert_array_equal(engine.logits, oracle.logits)
+    assert engine.logits is engine.logits
+    engine(first)
+    for width in range(20, 25):  # more sessions than are kept: the one that ran is freed
+        engine.ops(20, width)
+    oracle(first)
+    np.testing.assert_array_equal(engine.logits, oracle.logits)
+    assert len(engine.profile) == len(oracle.model.graph.ops)
+
+
+def test_weight_bytes_are_those_of_the_session(toy_file):
+    engine = Engine(toy_file)
+    weights = sum(
+        term.weight.nbytes
+        for op in load(toy_file).model.graph.ops
+        for term in getattr(op, 'terms', ())
+    )
+    assert 0 < engine.weight_bytes(24, 36) < 64 * weights
+
+
 def test_no_compiler_is_a_clear_error(monkeypatch):
     monkeypatch.setenv('CC', 'no-such-compiler')
     with pytest.raises(RuntimeError, match=r'no C compiler found .*set CC'):

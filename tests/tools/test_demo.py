@@ -51,6 +51,12 @@ def test_the_demo_runs_and_runs_again(run_demo, tmp_path):
     for name in ('pictures.png', 'classes.png', 'curves.png'):
         assert (out / 'compare' / name).stat().st_size > 10_000
     assert str(out / 'compare/pictures.png') in first.stdout
+    assert (out / 'packed' / 'model.gguf').stat().st_size < 200_000
+    assert 'maps bit for bit' in first.stdout
+    times = list(csv.DictReader((out / 'packed' / 'speed.csv').open()))
+    peers = ['onnxruntime'] * 2 if demo.have_onnxruntime() else []
+    assert [row['contender'] for row in times] == ['bfcn', *peers]
+    assert ('ONNX Runtime in float32' in first.stdout) == demo.have_onnxruntime()
     stages = list(csv.DictReader((out / 'low_bit' / 'stages.csv').open()))
     assert {(row['stage'], row['w_bits'], row['a_bits']) for row in stages} == {
         ('1', '8', '8'),

@@ -105,7 +105,11 @@ class Engine:
         self.threads, self.max_bytes = threads, max_bytes
         self.isa = isa or os.environ.get('BFCN_ISA') or None
         self.kernel = kernel or os.environ.get('BFCN_KERNEL') or None
-        self.logits, self.profile, self.peak_bytes = None, [], 0
+        self.peak_bytes = 0
+        self._latest: ctypes.c_void_p | None = (
+            None  # session whose logits and profile are not yet read
+        )
+        self._logits, self._profile = None, []
 
     def __del__(self):
         for session in getattr(self, '_sessions', {}).values():
@@ -124,6 +128,22 @@ class Engine:
         count = self._lib.bfcn_session_ops(session)
         return {self._info(session, i).name.decode(): self._read(session, i) for i in range(count)}
 
+    @property
+    def logits(self) -> np.ndarray | None:
+        """Scores of the latest call, read when first asked for."""
+        self._note()
+        return self._logits
+
+    @property
+    def profile(self) -> list[tuple[str, str, float]]:
+        """(name, op, seconds) of the latest call, read when first asked for."""
+        self._note()
+        return self._profile
+
+    def weight_bytes(self, height: int, width: int) -> int:
+        """Of weights, as they are re-packed for an image size."""
+        return self._lib.bfcn_session_weight_bytes(self._session(height, width, keep_values=False))
+
     def ops(self, height: int, width: int) -> list[OpInfo]:
         """What is known of every op for an image size: kernel, shape, MACs, seconds of the last run."""
         session = self._session(height, width, keep_values=False)
@@ -139,14 +159,17 @@ class Engine:
         self._check(
             run(session, image.ctypes.data, max(image.strides[0], 3 * image.shape[1]), None)
         )
-        self._note(session)
+        self._latest, self.peak_bytes = session, self._lib.bfcn_session_peak_bytes(session)
         return session
 
     def _session(self, height: int, width: int, keep_values: bool) -> ctypes.c_void_p:
         key = height, width, keep_values
         if key not in self._sessions:
             while len(self._sessions) >= _MODELS_PLANNED:
-                self._lib.bfcn_session_free(self._sessions.pop(next(iter(self._sessions))))
+                oldest = self._sessions.pop(next(iter(self._sessions)))
+                if oldest is self._latest:
+                    self._note()
+                self._lib.bfcn_session_free(oldest)
             session = ctypes.c_void_p()
             encoded = [text.encode() if text else None for text in (self.isa, self.kernel)]
             options = Options(self.threads, *encoded, keep_values, self.max_bytes)
@@ -156,16 +179,20 @@ class Engine:
             self._sessions[key] = session
         return self._sessions[key]
 
-    def _note(self, session: ctypes.c_void_p) -> None:
-        self.peak_bytes = self._lib.bfcn_session_peak_bytes(session)
+    def _note(self) -> None:
+        """Copy what the latest session tells of its run, before the session is gone or runs again."""
+        session, self._latest = self._latest, None
+        if session is None:
+            return
         infos = [self._info(session, i) for i in range(self._lib.bfcn_session_ops(session))]
-        self.profile = [(info.name.decode(), info.op.decode(), info.seconds) for info in infos]
+        self._profile = [(info.name.decode(), info.op.decode(), info.seconds) for info in infos]
         sides = [ctypes.c_uint() for _ in range(3)]
         data = self._lib.bfcn_session_logits(session, *map(ctypes.byref, sides))
+        self._logits = None
         if data:
             shape = tuple(side.value for side in sides)
             pointer = ctypes.cast(data, ctypes.POINTER(ctypes.c_float))
-            self.logits = np.ctypeslib.as_array(pointer, shape).copy()
+            self._logits = np.ctypeslib.as_array(pointer, shape).copy()
 
     def _info(self, session: ctypes.c_void_p, index: int) -> OpInfo:
         info = OpInfo()

@@ -23,7 +23,7 @@ def library() -> Path:
     cache. Safe when several processes build at once: each builds its own file, the rename is atomic.
     Raises RuntimeError if there is no compiler, it fails, or the cache cannot be written.
     """
-    compiler, version = _compiler()
+    compiler, version = find_compiler()
     flags = [*FLAGS, *os.environ.get('BFCN_CFLAGS', '').split()]
     path = _cache() / f'libbfcn-{_digest(version, flags)}.so'
     if not path.exists():
@@ -42,15 +42,8 @@ def sources() -> list[Path]:
     return sorted(HERE.glob('src/**/*.c'))
 
 
-def _cache() -> Path:
-    if 'BFCN_CACHE' in os.environ:
-        return Path(os.environ['BFCN_CACHE'])
-    home = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    return Path(home) / 'bfcn_kernels'
-
-
-def _compiler() -> tuple[list[str], str]:
-    """The command and what it says of its version."""
+def find_compiler() -> tuple[list[str], str]:
+    """The command, and what tells its version. RuntimeError if there is none."""
     wanted = os.environ.get('CC')
     for name in [wanted] if wanted else COMPILERS:
         command = name.split()
@@ -63,6 +56,13 @@ def _compiler() -> tuple[list[str], str]:
     raise RuntimeError(
         f'no C compiler found (tried {tried}): install one, set CC, or load with engine="numpy"'
     )
+
+
+def _cache() -> Path:
+    if 'BFCN_CACHE' in os.environ:
+        return Path(os.environ['BFCN_CACHE'])
+    home = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    return Path(home) / 'bfcn_kernels'
 
 
 def _digest(version: str, flags: list[str]) -> str:

@@ -1,0 +1,47 @@
+"""Times that bear comparison: everything in turns, in one process, on the same cores."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+_WARM_BELOW = 0.5  # seconds: a longer run fills the caches by itself
+_PAUSE = 0.02  # seconds, for another library's waiting threads to stop spinning
+
+
+def in_turns(
+    runs: Mapping[str, Callable[[], object]], rounds: int, threads: int
+) -> dict[str, list[float]]:
+    """Seconds by name, one for each round. In a round each runs once untimed, if it is short, to have
+    its own data in the caches, then once timed."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for name, run in runs.items():  # the first runs allocate
+        run()
+        seconds[name].append(timed(run))
+    warm = {name: values.pop() < _WARM_BELOW for name, values in seconds.items()}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            if threads > 1:
+                time.sleep(_PAUSE)
+            if warm[name]:
+                run()
+            seconds[name].append(timed(run))
+    return seconds
+
+
+def timed(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """First quartile, median, third quartile."""
+    low, middle, high = statistics.quantiles(values, n=4, method='inclusive')
+    return low, middle, high
+
+
+def ratios(theirs: Sequence[float], ours: Sequence[float]) -> list[float]:
+    """How many times faster we are, round by round: noise of the machine hits both of a round."""
+    return [a / b for a, b in zip(theirs, ours, strict=True)]
