@@ -154,6 +154,7 @@ static void multiply(const struct task *task, const struct conv_term *t, size_t 
                    .columns = t->columns,
                    .column_bytes = t->term->window.dw * t->pixel_bytes,
                    .steps = t->steps,
+                   .run = t->run,
                    .block_bytes = t->block_bytes,
                    .plane_bytes = t->plane_bytes,
                    .planes = t->planes,

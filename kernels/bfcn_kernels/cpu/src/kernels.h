@@ -29,6 +29,7 @@ struct gemm {
   size_t rows, columns; /* of the filter */
   size_t column_bytes;
   size_t steps;        /* a tap */
+  size_t run;          /* of a tap's steps, whose lookups fit a byte of every lane's sum */
   size_t first_byte;   /* of a pixel: where a group of channels begins */
   const void *weights; /* [lane blocks][planes][rows][columns][steps][lanes of a step] */
   size_t block_bytes;  /* from one block of lanes to the next */

@@ -114,6 +114,36 @@ static int32_t zero_point_offset(const struct conv_term *t, const uint8_t *codes
   return (int32_t)(-(int64_t)t->from.zero_point * sum);
 }
 
+/* No lane of any run of steps sums more than a byte holds. A lookup is at most the ones of its
+ * index times the largest code; kernels that share tables sum all columns at once. */
+static int sums_fit(const struct conv_term *t, unsigned padded, size_t run) {
+  const struct gemm_kernel *k = t->kernel;
+  const uint8_t *const ones = &bfcn_lut6[0][64 * 63]; /* in an index of up to 6 bits */
+  const unsigned most = 255 / ((1u << k->pass_planes) - 1);
+  const size_t shared = k->columns ? k->columns : 1, tap_bytes = t->steps * k->lanes;
+  const uint8_t *const end = t->weights + padded / k->lanes * t->block_bytes;
+  for (const uint8_t *taps = t->weights; taps < end; taps += shared * tap_bytes)
+    for (size_t first = 0; first < t->steps; first += run) {
+      const size_t stop = first + run < t->steps ? first + run : t->steps;
+      unsigned sums[64] = {0};
+      for (size_t column = 0; column < shared; column++)
+        for (size_t step = first; step < stop; step++)
+          for (unsigned lane = 0; lane < k->lanes; lane++)
+            sums[lane] += ones[taps[column * tap_bytes + step * k->lanes + lane]];
+      for (unsigned lane = 0; lane < k->lanes; lane++)
+        if (sums[lane] > most) return 0;
+    }
+  return 1;
+}
+
+/* The fewest equal runs that a tap's steps may be cut into. */
+static size_t longest_run(const struct conv_term *t, unsigned padded) {
+  for (size_t runs = 1;; runs++) {
+    const size_t run = (t->steps + runs - 1) / runs;
+    if (run == 1 || sums_fit(t, padded, run)) return run;
+  }
+}
+
 int pack_weights(struct conv_term *t, unsigned outputs, unsigned padded) {
   const size_t bytes = t->block_bytes * (padded / t->kernel->lanes);
   uint8_t *codes = malloc(t->term->length);
@@ -127,5 +157,7 @@ int pack_weights(struct conv_term *t, unsigned outputs, unsigned padded) {
     if (t->offset) t->offset[output] = zero_point_offset(t, codes);
   }
   free(codes);
+  if (fine && (t->kernel->form == FORM_LUT6 || t->kernel->form == FORM_LUT4))
+    t->run = longest_run(t, padded);
   return fine;
 }

@@ -10,9 +10,6 @@
 TARGET_BEGIN(AVX2_FEATURES)
 #include "rows.h"
 
-/* Most lookups that a byte can sum: 4 channels of 3 give 12, 4 channels of 1 give 4. */
-enum { RUN_A1 = 63, RUN_A2 = 21 };
-
 static inline void add_to(uint16_t *sums, __m256i v, const struct gemm *g) {
   v = _mm256_sll_epi16(v, _mm_cvtsi32_si128((int)g->shift));
   if (g->accumulate) v = _mm256_add_epi16(v, _mm256_loadu_si256((const __m256i *)sums));
@@ -47,9 +44,8 @@ static inline __m256i load_index(const uint8_t *from) {
   return index;
 }
 
-/* p pixels x nv vectors of 32 outputs. Bytes are summed for at most `run` lookups, then widened. */
-TILE lut4_tile(const struct gemm *g, const int p, const int nv, const size_t run) {
-  const size_t runs = (g->steps + run - 1) / run, even = (g->steps + runs - 1) / runs;
+/* p pixels x nv vectors of 32 outputs. Bytes are summed for a run of lookups, then widened. */
+TILE lut4_tile(const struct gemm *g, const int p, const int nv) {
   __m256i total[8], high[8];
   UNROLLED
   for (int i = 0; i < p * nv; i++) total[i] = high[i] = _mm256_setzero_si256();
@@ -68,7 +64,7 @@ TILE lut4_tile(const struct gemm *g, const int p, const int nv, const size_t run
         for (int i = 0; i < p; i++)
           x[i] = (const uint16_t *)(pixels[i] + g->first_byte + column * g->column_bytes);
         for (size_t done = 0; done < g->steps;) {
-          const size_t stop = g->steps - done > even ? done + even : g->steps;
+          const size_t stop = g->steps - done > g->run ? done + g->run : g->steps;
           __m256i bytes[8];
           UNROLLED
           for (int i = 0; i < p * nv; i++) bytes[i] = _mm256_setzero_si256();
@@ -98,22 +94,22 @@ TILE lut4_tile(const struct gemm *g, const int p, const int nv, const size_t run
 }
 
 void lut4_gemm_a1_4x64__avx2(const struct gemm *g) {
-  lut4_tile(g, 4, 2, RUN_A1);
+  lut4_tile(g, 4, 2);
 }
 void lut4_gemm_a2_4x64__avx2(const struct gemm *g) {
-  lut4_tile(g, 4, 2, RUN_A2);
+  lut4_tile(g, 4, 2);
 }
 void lut4_gemm_a1_2x128__avx2(const struct gemm *g) {
-  lut4_tile(g, 2, 4, RUN_A1);
+  lut4_tile(g, 2, 4);
 }
 void lut4_gemm_a2_2x128__avx2(const struct gemm *g) {
-  lut4_tile(g, 2, 4, RUN_A2);
+  lut4_tile(g, 2, 4);
 }
 void lut4_gemm_a1_4x32__avx2(const struct gemm *g) {
-  lut4_tile(g, 4, 1, RUN_A1);
+  lut4_tile(g, 4, 1);
 }
 void lut4_gemm_a2_4x32__avx2(const struct gemm *g) {
-  lut4_tile(g, 4, 1, RUN_A2);
+  lut4_tile(g, 4, 1);
 }
 /* p pixels x 16 outputs x 2 channels: 16-bit numbers, since 255 * 127 * 2 would pass the 16 bits
  * that products of bytes are summed in. */

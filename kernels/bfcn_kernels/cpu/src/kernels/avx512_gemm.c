@@ -9,9 +9,6 @@
 
 TARGET_BEGIN(AVX512_FEATURES)
 
-/* Most lookups that a byte can sum: 6 channels of 3 give 18, 6 channels of 1 give 6. */
-enum { RUN_A1 = 42, RUN_A2 = 14 };
-
 /* Split sums of u16 lanes (byte 2i + 256 * byte 2i+1, carried) into the two outputs of each lane
  * and write one pixel's 64. total counts whole lanes modulo 2^16, high their upper bytes. */
 static inline void store_lut_sums(const struct gemm *g, uint16_t *sums, __m512i total,
@@ -45,12 +42,8 @@ static inline void add_bytes(__m512i *sum, __m512i v) {
   __asm__("vpaddb %1, %0, %0" : "+v"(*sum) : "v"(v));
 }
 
-/* p pixels x nv vectors of 64 outputs. Bytes are summed for at most `run` lookups, then widened;
- * runs are of even length. */
+/* p pixels x nv vectors of 64 outputs. Bytes are summed for a run of lookups, then widened. */
 TILE lut6_tile(const struct gemm *g, const int p, const int nv, const int a2) {
-  const size_t run = a2 ? RUN_A2 : RUN_A1;
-  const size_t runs = (g->steps + run - 1) / run;
-  const size_t even = (g->steps + runs - 1) / runs;
   __m512i total[8], high[8];
   UNROLLED
   for (int i = 0; i < p * nv; i++) total[i] = high[i] = _mm512_setzero_si512();
@@ -69,7 +62,7 @@ TILE lut6_tile(const struct gemm *g, const int p, const int nv, const int a2) {
         for (int i = 0; i < p; i++)
           x[i] = (const uint16_t *)(pixels[i] + g->first_byte + column * g->column_bytes);
         for (size_t done = 0; done < g->steps;) {
-          const size_t stop = g->steps - done > even ? done + even : g->steps;
+          const size_t stop = g->steps - done > g->run ? done + g->run : g->steps;
           __m512i bytes[8];
           UNROLLED
           for (int i = 0; i < p * nv; i++) bytes[i] = _mm512_setzero_si512();
@@ -107,8 +100,7 @@ TILE lut6_tile(const struct gemm *g, const int p, const int nv, const int a2) {
 /* Three columns at stride 1 share their tables: those of 6 neighbouring source pixels serve 4
  * output pixels, so a lookup costs half the loads. Pixels of the tile are neighbours in one row. */
 TILE lut6_tile_k3(const struct gemm *g, const int p, const int nv) {
-  enum { COLUMNS = 3, RUN = RUN_A2 / COLUMNS };
-  const size_t runs = (g->steps + RUN - 1) / RUN, even = (g->steps + runs - 1) / runs;
+  enum { COLUMNS = 3 };
   __m512i total[8], high[8];
   UNROLLED
   for (int i = 0; i < p * nv; i++) total[i] = high[i] = _mm512_setzero_si512();
@@ -122,7 +114,7 @@ TILE lut6_tile_k3(const struct gemm *g, const int p, const int nv) {
     for (size_t row = 0; row < g->rows; row++, w += 2 * g->steps * 64) {
       const uint8_t *x = g->pixels[row * g->row_stride] + g->first_byte;
       for (size_t done = 0; done < g->steps;) {
-        const size_t stop = g->steps - done > even ? done + even : g->steps;
+        const size_t stop = g->steps - done > g->run ? done + g->run : g->steps;
         __m512i bytes[8];
         UNROLLED
         for (int i = 0; i < p * nv; i++) bytes[i] = _mm512_setzero_si512();
