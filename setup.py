@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
+TRITON = 'triton>=3.3; platform_system == "Linux" and platform_machine in "x86_64 aarch64"'
 HOOK = 'bfcn_mm_compat.pth'
 
 
@@ -68,6 +69,7 @@ setup(
             'onedl-mmcv==2.3.6',
         ],
         'export': ['gguf'],
+        'triton': [TRITON],
         'dev': [
             'clang-format',
             'gguf',
@@ -76,6 +78,7 @@ setup(
             'pytest-xdist',
             'ruff',
             'tensorboard',
+            TRITON,
         ],
     },
 )

@@ -1,0 +1,270 @@
+"""A graph laid out for one image size and batch: steps, maps in one arena, a CUDA graph of it all."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from bfcn_kernels import ops
+from bfcn_kernels.conv import BitConv
+from bfcn_kernels.graph import Graph, data_sources, named_layer
+from bfcn_kernels.triton import tuning
+from bfcn_kernels.triton.arena import Life, place
+from bfcn_kernels.triton.argmax import ArgMax
+from bfcn_kernels.triton.bit_conv import Config, PackedConv
+from bfcn_kernels.triton.codes import Map, form_of, storage
+from bfcn_kernels.triton.concat import Concat
+from bfcn_kernels.triton.image_codes import ImageCodes
+from bfcn_kernels.triton.mask import Mask
+from bfcn_kernels.triton.max_pool import MaxPool
+from bfcn_kernels.triton.mean_pool import MeanPool
+from bfcn_kernels.triton.resize import Resize
+from bfcn_kernels.triton.table import Table
+from bfcn_kernels.values import GraphError
+
+MAX_NUMBERS = 2**31 - 1  # kernels count in int32
+
+
+class Add:
+    """The sum of two scores, a torch op: nothing is won by another kernel."""
+
+    def __init__(self, op: ops.Add, device: torch.device):
+        pass
+
+    def __call__(self, sources: list[Map], out: Map) -> None:
+        torch.add(sources[0].data, sources[1].data, out=out.data)
+
+
+KERNELS = {
+    ops.ImageCodes: ImageCodes,
+    ops.Table: Table,
+    ops.MaxPool: MaxPool,
+    ops.AvgPool: MeanPool,
+    ops.AdaptiveAvgPool: MeanPool,
+    ops.Resize: Resize,
+    ops.Add: Add,
+    ops.Concat: Concat,
+    ops.Mask: Mask,
+    ops.ArgMax: ArgMax,
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One launch: the op whose value it writes, what runs, and the values that it reads."""
+
+    op: ops.Op
+    kernel: object
+    sources: tuple[str, ...]
+
+
+class Network:
+    """A graph's kernels with their parameters on the device, shared by all plans."""
+
+    def __init__(self, graph: Graph, device: torch.device):
+        self.graph, self.device = graph, device
+        self.values, self.tuned = graph.validate(), tuning.Tuned(device)
+        self._kernels = {
+            op.name: KERNELS[type(op)](op, device) for op in graph.ops if type(op) in KERNELS
+        }
+        self._packed: dict[tuple, PackedConv] = {}
+        for op in graph.ops:  # what cannot run is refused now, not at the first image
+            if isinstance(op, BitConv):
+                self.conv(op, tuning.default(op, self.forms(op), 1))
+
+    def conv(self, op: BitConv, config: Config) -> PackedConv:
+        """A bit_conv with its weights packed for a configuration."""
+        key = op.name, config.k, config.as_bytes
+        if key not in self._packed:
+            with named_layer(op.name):
+                self._packed[key] = PackedConv(op, self.forms(op), *key[1:], self.device)
+        return self._packed[key]
+
+    def forms(self, op: BitConv) -> list:
+        """Form of each term's source."""
+        return [form_of(self.values[term.source]) for term in op.terms]
+
+    def steps(self, fused: bool) -> list[Step]:
+        """Launches in order; fused: a resize of scores that one add reads is part of that add."""
+        joined = self._joined() if fused else {}
+        resizes = {resize.name for resize in joined.values()}
+        steps = []
+        for op in self.graph.ops:
+            if op.name in resizes:
+                continue
+            kernel, sources = self._kernels.get(op.name), data_sources(op)
+            if op.name in joined:
+                resize = joined[op.name]
+                (other,) = (name for name in op.sources if name != resize.name)
+                kernel, sources = self._kernels[resize.name], (resize.source, other)
+            steps.append(Step(op, kernel, sources))
+        return steps
+
+    def _joined(self) -> dict[str, ops.Resize]:
+        """By an add's name, the resize that it alone reads."""
+        by_name = {op.name: op for op in self.graph.ops}
+        readers: dict[str, list[str]] = {}
+        for op in self.graph.ops:
+            for name in op.sources:
+                readers.setdefault(name, []).append(op.name)
+        joined = {}
+        for op in self.graph.ops:
+            if isinstance(op, ops.Add) and op.sources[0] != op.sources[1]:
+                for name in op.sources:
+                    if isinstance(by_name[name], ops.Resize) and readers[name] == [op.name]:
+                        joined[op.name] = by_name[name]
+                        break
+        return joined
+
+
+class Plan:
+    """Runs a network on (batch, height, width); `maps` hold values until the next run.
+
+    traced: every op by itself, so that trace() can show each value. peak_bytes: of the arena.
+    """
+
+    def __init__(self, network: Network, batch: int, height: int, width: int, traced: bool = False):
+        self.network, self.device = network, network.device
+        self.batch, self.traced = batch, traced
+        self.grids = network.graph.shapes(height, width)
+        self.schedule = network.steps(fused=not traced)
+        self.profile: list[tuple[str, str, float]] = []
+        self._captured = None
+        self._check_sizes()
+        self._lay_out()
+        self._choose()
+        if self.device.type == 'cuda' and not traced:
+            self._capture()
+
+    def run(self, images: torch.Tensor) -> None:
+        """Run on uint8 (batch, h, w, 3), on any device."""
+        self.maps['image'].data.copy_(images.reshape(-1, 3))
+        if self._captured is not None:
+            self._captured.replay()
+            return
+        self.profile = []
+        for _ in self._launches():
+            pass
+
+    def trace(self, images: torch.Tensor) -> Iterator[tuple[str, Map]]:
+        """Run step by step, yielding (name, map); a map may be overwritten after the next step."""
+        self.maps['image'].data.copy_(images.reshape(-1, 3))
+        self.profile = []
+        for step in self._launches():
+            yield step.op.name, self.maps[step.op.name]
+
+    def _launches(self) -> Iterator[Step]:
+        for index, step in enumerate(self.schedule):
+            start = time.perf_counter()
+            self._launch(index)
+            elapsed = time.perf_counter() - start
+            self.profile.append((step.op.name, ops.op_name(step.op), elapsed))
+            yield step
+
+    def _launch(self, index: int) -> None:
+        step = self.schedule[index]
+        sources = [self.maps[name] for name in step.sources]
+        extra = (self._scratch[index],) if index in self._scratch else ()
+        if isinstance(step.op, BitConv):
+            config = self.configs[step.op.name]
+            self.network.conv(step.op, config)(sources, self.maps[step.op.name], config)
+        else:
+            step.kernel(sources, self.maps[step.op.name], *extra)
+
+    def _check_sizes(self) -> None:
+        for name, grid in self.grids.items():
+            shape, _ = storage(self.network.values[name], self.batch * grid[0] * grid[1])
+            if math.prod(shape) > MAX_NUMBERS:
+                raise GraphError(
+                    f'layer {name!r}: {math.prod(shape)} words for {self.batch} images are more than '
+                    f'{MAX_NUMBERS}: run fewer or smaller images at once'
+                )
+
+    def _lay_out(self) -> None:
+        """Place every value, and what a step needs besides, in one arena."""
+        last = len(self.schedule)
+        death = {self.network.graph.output: last, self.network.graph.logits: last}
+        for index, step in enumerate(self.schedule):
+            for name in (*step.sources, step.op.name):
+                death[name] = max(death.get(name, 0), index)
+        needs = []  # (name or step, shape, dtype, birth, death)
+        for index, step in enumerate(self.schedule):
+            name = step.op.name
+            shape = storage(self.network.values[name], self._pixels(name))
+            needs.append((name, *shape, index, death[name]))
+            if hasattr(step.kernel, 'scratch'):
+                needs.append((index, *step.kernel.scratch(self._pixels(name)), index, index))
+        lives = [Life(math.prod(s) * d.itemsize, birth, end) for _, s, d, birth, end in needs]
+        offsets, self.peak_bytes = place(lives)
+        pixels = self._pixels('image')
+        try:
+            arena = torch.empty(self.peak_bytes, dtype=torch.uint8, device=self.device)
+            image = torch.empty((pixels, 3), dtype=torch.uint8, device=self.device)
+        except torch.OutOfMemoryError as err:
+            raise RuntimeError(
+                f'{self.device} has no room for {self.peak_bytes} bytes of maps of {self.batch} '
+                f'images of {self.grids["image"]}: run fewer or smaller images at once'
+            ) from err
+        self.maps = {'image': self._map('image', image)}
+        self._scratch = {}
+        for (name, shape, dtype, *_), life, offset in zip(needs, lives, offsets, strict=True):
+            view = arena[offset : offset + life.size].view(dtype).view(shape)
+            if isinstance(name, int):
+                self._scratch[name] = view
+            else:
+                self.maps[name] = self._map(name, view)
+
+    def _choose(self) -> None:
+        """A configuration for every bit_conv."""
+        self.configs: dict[str, Config] = {}
+        network = self.network
+        for step in self.schedule:
+            if not isinstance(step.op, BitConv):
+                continue
+            key = step.op, network.forms(step.op), self.maps[step.op.name].pixels
+            config = network.tuned.get(*key)
+            if config is None and network.tuned.measures:
+                config = tuning.fastest(tuning.candidates(*key), self._attempt(step))
+                network.tuned.put(*key, config)
+            self.configs[step.op.name] = config or tuning.default(*key)
+
+    def _attempt(self, step: Step):
+        """A function from a configuration to a launch of the step with it."""
+        sources = [self.maps[name] for name in step.sources]
+
+        def run(config: Config):
+            forms = self.network.forms(step.op)
+            conv = PackedConv(step.op, forms, config.k, config.as_bytes, self.device)
+            return lambda: conv(sources, self.maps[step.op.name], config)
+
+        return run
+
+    def _capture(self) -> None:
+        """Compile by one run, time each step in another, then record them all as a CUDA graph."""
+        with torch.cuda.device(self.device):
+            for index in range(len(self.schedule)):
+                self._launch(index)
+            marks = [torch.cuda.Event(enable_timing=True) for _ in range(len(self.schedule) + 1)]
+            marks[0].record()
+            for index in range(len(self.schedule)):
+                self._launch(index)
+                marks[index + 1].record()
+            torch.cuda.synchronize(self.device)
+            for step, start, end in zip(self.schedule, marks, marks[1:], strict=False):
+                seconds = start.elapsed_time(end) / 1000
+                self.profile.append((step.op.name, ops.op_name(step.op), seconds))
+            self._captured = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._captured):
+                for index in range(len(self.schedule)):
+                    self._launch(index)
+
+    def _map(self, name: str, data: torch.Tensor) -> Map:
+        return Map(data, self.network.values[name], self.batch, self.grids[name])
+
+    def _pixels(self, name: str) -> int:
+        height, width = self.grids[name]
+        return self.batch * height * width

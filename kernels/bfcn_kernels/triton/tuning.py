@@ -1,0 +1,110 @@
+"""Which tile bit_conv uses: a rule, or on a GPU the fastest of a few, measured once and remembered."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+import triton
+
+from bfcn_kernels.conv import BitConv
+from bfcn_kernels.triton.bit_conv import Config
+from bfcn_kernels.triton.codes import Form
+from bfcn_kernels.triton.device import INTERPRETED
+from bfcn_kernels.triton.weights import GROUP_TILE
+
+FILE_VERSION = 1  # of the table of configurations: raise it when a kernel changes
+
+
+def default(op: BitConv, sources: list[Form], pixels: int) -> Config:
+    """The rule: the widest tile of channels that the layer fills, fewer pixels for small maps."""
+    if INTERPRETED:  # where a program costs more than its numbers
+        rows, most, k = min(1024, max(16, triton.next_power_of_2(pixels))), 512, 512
+    else:
+        rows, most, k = 128 if pixels >= 128 * 132 else 64, 128, 128
+    if any(term.groups > 1 for term in op.terms):
+        most = GROUP_TILE
+    channels = min(most, max(32, triton.next_power_of_2(len(op.bias))))
+    return Config(rows, channels, block(op, sources, k), 8 if rows * channels > 8192 else 4, 3)
+
+
+def block(op: BitConv, sources: list[Form], most: int) -> int:
+    """The block of k: the largest power of two that some tap fills, from 32 to `most`."""
+    longest = max(source.padded for source in sources)
+    if longest % 64:  # several taps share a block
+        taps = max(term.kernel[0] * term.kernel[1] for term in op.terms)
+        return 64 if longest * taps > 32 else 32
+    return min(most, longest & -longest)
+
+
+def candidates(op: BitConv, sources: list[Form], pixels: int) -> list[Config]:
+    """What a GPU tries: the rule's choice first, then other tiles, weights as bytes, more stages."""
+    first = default(op, sources, pixels)
+    grouped = any(term.groups > 1 for term in op.terms)
+    widest = min(GROUP_TILE if grouped else 256, max(32, triton.next_power_of_2(len(op.bias))))
+    configs = [first]
+    for rows in (64, 128, 256):
+        for channels in sorted({widest, max(32, widest // 2)}):
+            for k in sorted({first.k, 64}):
+                for as_bytes in (False, True):
+                    warps = 8 if rows * channels > 8192 else 4
+                    for stages in (3, 4):
+                        configs.append(Config(rows, channels, k, warps, stages, as_bytes))
+    few = [c for c in configs if c.pixels * c.channels <= 128 * 256]
+    return list(dict.fromkeys(few))
+
+
+class Tuned:
+    """The table of configurations by layer, in a JSON file a GPU and Triton version.
+
+    BFCN_CACHE (or XDG_CACHE_HOME) names the folder; BFCN_TUNE=0 takes the rule instead of measuring.
+    """
+
+    def __init__(self, device: torch.device):
+        self.measures = device.type == 'cuda' and os.environ.get('BFCN_TUNE', '1') != '0'
+        self._path, self._table = None, {}
+        if self.measures:
+            name = torch.cuda.get_device_name(device).replace(' ', '-')
+            self._path = _cache() / f'{name}-triton-{triton.__version__}-{FILE_VERSION}.json'
+            if self._path.exists():
+                self._table = json.loads(self._path.read_text())
+
+    def get(self, op: BitConv, sources: list[Form], pixels: int) -> Config | None:
+        """The configuration in the table."""
+        found = self._table.get(key(op, sources, pixels))
+        return None if found is None else Config(**found)
+
+    def put(self, op: BitConv, sources: list[Form], pixels: int, config: Config) -> None:
+        """Remember a configuration, on disk too."""
+        self._table[key(op, sources, pixels)] = vars(config)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self._path.with_suffix(f'.{os.getpid()}')
+        draft.write_text(json.dumps(self._table, indent=1, sort_keys=True))
+        draft.replace(self._path)
+
+
+def key(op: BitConv, sources: list[Form], pixels: int) -> str:
+    """All that the choice may depend on, as text."""
+    terms = [
+        f'{s.channels}a{s.bits} {"x".join(map(str, t.kernel))} s{t.stride[0]} d{t.dilation[0]} '
+        f'g{t.groups} w{t.bits}'
+        for t, s in zip(op.terms, sources, strict=True)
+    ]
+    return f'{pixels} px, {" + ".join(terms)} -> {len(op.bias)}a{op.bits} +{len(op.residuals)}'
+
+
+def fastest(configs: list[Config], run) -> Config:
+    """The configuration for which run(config)() takes least time; those that do not fit are left out."""
+    times = {}
+    for config in configs:
+        try:
+            times[config] = triton.testing.do_bench(run(config), warmup=3, rep=10)
+        except triton.runtime.errors.OutOfResources:
+            continue
+    return min(times, key=times.get)
+
+
+def _cache() -> Path:
+    if 'BFCN_CACHE' in os.environ:
+        return Path(os.environ['BFCN_CACHE'])
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'bfcn_kernels'
