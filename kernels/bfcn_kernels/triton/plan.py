@@ -160,12 +160,13 @@ class Plan:
     def _launches(self) -> Iterator[Step]:
         for index, step in enumerate(self.schedule):
             start = time.perf_counter()
-            self._launch(index)
+            self.launch(index)
             elapsed = time.perf_counter() - start
             self.profile.append((step.op.name, ops.op_name(step.op), elapsed))
             yield step
 
-    def _launch(self, index: int) -> None:
+    def launch(self, index: int) -> None:
+        """Launch one step of the schedule."""
         step = self.schedule[index]
         sources = [self.maps[name] for name in step.sources]
         extra = (self._scratch[index],) if index in self._scratch else ()
@@ -247,11 +248,11 @@ class Plan:
         """Compile by one run, time each step in another, then record them all as a CUDA graph."""
         with torch.cuda.device(self.device):
             for index in range(len(self.schedule)):
-                self._launch(index)
+                self.launch(index)
             marks = [torch.cuda.Event(enable_timing=True) for _ in range(len(self.schedule) + 1)]
             marks[0].record()
             for index in range(len(self.schedule)):
-                self._launch(index)
+                self.launch(index)
                 marks[index + 1].record()
             torch.cuda.synchronize(self.device)
             for step, start, end in zip(self.schedule, marks, marks[1:], strict=False):
@@ -260,7 +261,7 @@ class Plan:
             self._captured = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._captured):
                 for index in range(len(self.schedule)):
-                    self._launch(index)
+                    self.launch(index)
 
     def _map(self, name: str, data: torch.Tensor) -> Map:
         return Map(data, self.network.values[name], self.batch, self.grids[name])

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,10 +10,11 @@ import triton
 
 from bfcn_kernels.conv import BitConv
 from bfcn_kernels.triton.bit_conv import Config
-from bfcn_kernels.triton.codes import Form
+from bfcn_kernels.triton.codes import Form, field_bits
 from bfcn_kernels.triton.device import INTERPRETED
 from bfcn_kernels.triton.weights import GROUP_TILE
 
+TILES = ((128, 128), (128, 64), (64, 64), (256, 64), (128, 256), (128, 32))  # pixels, channels
 FILE_VERSION = 1  # of the table of configurations: raise it when a kernel changes
 
 
@@ -38,20 +40,21 @@ def block(op: BitConv, sources: list[Form], most: int) -> int:
 
 
 def candidates(op: BitConv, sources: list[Form], pixels: int) -> list[Config]:
-    """What a GPU tries: the rule's choice first, then other tiles, weights as bytes, more stages."""
+    """What a GPU tries: the rule's choice first, then other tiles, a block of 64 k, weights as bytes."""
     first = default(op, sources, pixels)
-    grouped = any(term.groups > 1 for term in op.terms)
-    widest = min(GROUP_TILE if grouped else 256, max(32, triton.next_power_of_2(len(op.bias))))
+    widest = max(32, triton.next_power_of_2(len(op.bias)))
+    if any(term.groups > 1 for term in op.terms):
+        widest = min(widest, GROUP_TILE)
+    tiles = [(first.pixels, first.channels)]
+    tiles += [tile for tile in TILES if tile[1] <= widest]
     configs = [first]
-    for rows in (64, 128, 256):
-        for channels in sorted({widest, max(32, widest // 2)}):
-            for k in sorted({first.k, 64}):
-                for as_bytes in (False, True):
-                    warps = 8 if rows * channels > 8192 else 4
-                    for stages in (3, 4):
-                        configs.append(Config(rows, channels, k, warps, stages, as_bytes))
-    few = [c for c in configs if c.pixels * c.channels <= 128 * 256]
-    return list(dict.fromkeys(few))
+    for rows, channels in dict.fromkeys(tiles):
+        warps = 8 if rows * channels > 8192 else 4
+        for k in (first.k, 64):
+            configs.append(Config(rows, channels, k, warps, 3))
+    if any(term.groups == 1 and field_bits(term.bits) < 8 for term in op.terms):
+        configs += [replace(c, as_bytes=True) for c in configs if c.k == first.k]
+    return list(dict.fromkeys(configs))
 
 
 class Tuned:
