@@ -10,7 +10,7 @@ INSTALL_INPUTS := setup.py pyproject.toml constraints.txt bfcn_mm_compat.pth
 RELEASE_CHECK = import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 12) \
   else 'bfcn_mm needs Python 3.10 to 3.12, this is %d.%d: make PYTHON=python3.11' % v)
 
-.PHONY: help demo test test-onedl lint doctor clean
+.PHONY: help demo test test-onedl lint doctor gpu gpu-compile clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -32,8 +32,14 @@ lint: $(VENV)/installed  ## ruff and clang-format, changing nothing
 doctor: $(VENV)/installed  ## what is installed, what is broken, how to fix it
 	$(BIN)/python tools/doctor.py
 
+gpu: $(VENV)/installed  ## on an NVIDIA GPU: is the Triton engine right, and how fast (8 minutes)
+	$(BIN)/python tools/gpu.py
+
+gpu-compile: $(VENV)/installed  ## no GPU: compile every Triton kernel for sm_80 and sm_90, write its needs
+	PYTHONPATH=kernels $(BIN)/python -m bfcn_kernels.triton.resources docs/gpu_resources.csv
+
 clean:  ## remove both environments and everything that was built
-	rm -rf $(VENV) $(ONEDL) build dist *.egg-info demo_out .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(ONEDL) build dist *.egg-info demo_out gpu_out .pytest_cache .ruff_cache
 
 $(VENV)/installed: EXTRAS := mmseg,dev
 $(ONEDL)/installed: EXTRAS := onedl,dev

@@ -47,7 +47,7 @@ class Engine:
     def trace(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """Every value by op name: codes and labels uint8, scores float32, (h, w, channels)."""
         images = _batch(image)
-        plan = self._latest = self._plan(images, traced=True)
+        plan = self._latest = self.plan(*images.shape[:3], traced=True)
         return {name: _array(value) for name, value in plan.trace(images)}
 
     def run(self, images: torch.Tensor, keep: Iterable[str]) -> dict[str, torch.Tensor]:
@@ -63,7 +63,7 @@ class Engine:
         if keep <= {self.graph.output, self.graph.logits}:
             plan = self._run(images)
             return {name: _tensor(plan.maps[name]) for name in keep}
-        plan = self._latest = self._plan(images, traced=True)
+        plan = self._latest = self.plan(*images.shape[:3], traced=True)
         return {name: _tensor(value) for name, value in plan.trace(images) if name in keep}
 
     @property
@@ -81,18 +81,19 @@ class Engine:
         """Of the arena that holds every map of the latest call."""
         return self._latest.peak_bytes if self._latest else 0
 
-    def _run(self, images: torch.Tensor) -> Plan:
-        self._latest = self._plan(images, traced=False)
-        self._latest.run(images)
-        return self._latest
-
-    def _plan(self, images: torch.Tensor, traced: bool) -> Plan:
-        key = (*images.shape[:3], traced)
+    def plan(self, batch: int, height: int, width: int, traced: bool = False) -> Plan:
+        """What runs images of one size: made at the first call, kept for the latest few sizes."""
+        key = batch, height, width, traced
         if key not in self._plans:
             while len(self._plans) >= _PLANS_KEPT:
                 self._plans.pop(next(iter(self._plans)))
             self._plans[key] = Plan(self.network, *key)
         return self._plans[key]
+
+    def _run(self, images: torch.Tensor) -> Plan:
+        self._latest = self.plan(*images.shape[:3])
+        self._latest.run(images)
+        return self._latest
 
 
 def _batch(image: np.ndarray) -> torch.Tensor:

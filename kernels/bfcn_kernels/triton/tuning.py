@@ -14,7 +14,6 @@ from bfcn_kernels.triton.codes import Form, field_bits
 from bfcn_kernels.triton.device import INTERPRETED
 from bfcn_kernels.triton.weights import GROUP_TILE
 
-TILES = ((128, 128), (128, 64), (64, 64), (256, 64), (128, 256), (128, 32))  # pixels, channels
 FILE_VERSION = 1  # of the table of configurations: raise it when a kernel changes
 
 
@@ -27,7 +26,7 @@ def default(op: BitConv, sources: list[Form], pixels: int) -> Config:
     if any(term.groups > 1 for term in op.terms):
         most = GROUP_TILE
     channels = min(most, max(32, triton.next_power_of_2(len(op.bias))))
-    return Config(rows, channels, block(op, sources, k), 8 if rows * channels > 8192 else 4, 3)
+    return _tile(Config(0, 0, block(op, sources, k), warps=0, stages=3), rows, channels)
 
 
 def block(op: BitConv, sources: list[Form], most: int) -> int:
@@ -40,21 +39,26 @@ def block(op: BitConv, sources: list[Form], most: int) -> int:
 
 
 def candidates(op: BitConv, sources: list[Form], pixels: int) -> list[Config]:
-    """What a GPU tries: the rule's choice first, then other tiles, a block of 64 k, weights as bytes."""
+    """What a GPU tries: the rule's choice, weights as bytes, and one step from it in each direction."""
     first = default(op, sources, pixels)
-    widest = max(32, triton.next_power_of_2(len(op.bias)))
-    if any(term.groups > 1 for term in op.terms):
-        widest = min(widest, GROUP_TILE)
-    tiles = [(first.pixels, first.channels)]
-    tiles += [tile for tile in TILES if tile[1] <= widest]
-    configs = [first]
-    for rows, channels in dict.fromkeys(tiles):
-        warps = 8 if rows * channels > 8192 else 4
-        for k in (first.k, 64):
-            configs.append(Config(rows, channels, k, warps, 3))
-    if any(term.groups == 1 and field_bits(term.bits) < 8 for term in op.terms):
-        configs += [replace(c, as_bytes=True) for c in configs if c.k == first.k]
+    grouped = any(term.groups > 1 for term in op.terms)
+    widest = GROUP_TILE if grouped else min(256, triton.next_power_of_2(len(op.bias)))
+    other = 64 if first.pixels > 64 else 128
+    configs = [first, _tile(first, other, first.channels)]
+    if first.channels > 32:
+        configs.append(_tile(first, first.pixels, first.channels // 2))
+    if 2 * first.channels <= widest:
+        configs.append(_tile(first, 128, 2 * first.channels))
+    if first.k > 64:
+        configs.append(replace(first, k=64))
+    if not grouped and any(field_bits(term.bits) < 8 for term in op.terms):
+        configs += [replace(config, as_bytes=True) for config in configs[:1] + configs[-1:]]
     return list(dict.fromkeys(configs))
+
+
+def _tile(config: Config, pixels: int, channels: int) -> Config:
+    warps = 8 if pixels * channels > 8192 else 4
+    return replace(config, pixels=pixels, channels=channels, warps=warps)
 
 
 class Tuned:
