@@ -15,11 +15,14 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
+from triton.backends.nvidia.compiler import CUDAOptions
 
 from bfcn_kernels.values import Grid, Value
 
 # Launch options of every kernel: float32 operations are rounded one by one and keep denormals.
-EXACT = dict(enable_fp_fusion=False, enable_reflect_ftz=False)
+EXACT = dict(enable_fp_fusion=False)
+if 'enable_reflect_ftz' in CUDAOptions.__dataclass_fields__:
+    EXACT['enable_reflect_ftz'] = False
 
 
 @dataclass(frozen=True)
@@ -205,6 +208,5 @@ def store_codes(
 
 @triton.jit
 def code_of(t, BITS: tl.constexpr):
-    """clip(floor(t + 0.5), 0, 2**BITS - 1) as int32."""
-    q = tl.floor(t + 0.5)
-    return tl.minimum(tl.maximum(q, 0.0), (1 << BITS) - 1.0).to(tl.int32)
+    """clip(floor(t + 0.5), 0, 2**BITS - 1) as int32; clipped first, so that cutting off is floor."""
+    return tl.minimum(tl.maximum(t + 0.5, 0.0), (1 << BITS) - 1.0).to(tl.int32)

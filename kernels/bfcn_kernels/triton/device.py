@@ -1,6 +1,7 @@
 """Where kernels run: a GPU, or with TRITON_INTERPRET=1 the CPU; one clear error otherwise."""
 
 import os
+from contextlib import nullcontext
 
 # Kernels are built for one of the two when they are imported.
 INTERPRETED = os.environ.get('TRITON_INTERPRET', '0').lower() in ('1', 'true', 'on', 'yes', 'y')
@@ -49,3 +50,10 @@ def pick_device(device=None):
         )
     index = torch.cuda.current_device() if device.index is None else device.index
     return torch.device('cuda', index)
+
+
+def current(device):
+    """A context in which kernels are launched on `device`."""
+    import torch
+
+    return torch.cuda.device(device) if device.type == 'cuda' else nullcontext()

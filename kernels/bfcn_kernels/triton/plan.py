@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from bfcn_kernels.triton.argmax import ArgMax
 from bfcn_kernels.triton.bit_conv import Config, PackedConv
 from bfcn_kernels.triton.codes import Map, form_of, storage
 from bfcn_kernels.triton.concat import Concat
+from bfcn_kernels.triton.device import current
 from bfcn_kernels.triton.image_codes import ImageCodes
 from bfcn_kernels.triton.mask import Mask
 from bfcn_kernels.triton.max_pool import MaxPool
@@ -27,6 +28,7 @@ from bfcn_kernels.triton.table import Table
 from bfcn_kernels.values import GraphError
 
 MAX_NUMBERS = 2**31 - 1  # kernels count in int32
+_REPEATS = 10  # of a step that is timed
 
 
 class Add:
@@ -136,9 +138,10 @@ class Plan:
         self._captured = None
         self._check_sizes()
         self._lay_out()
-        self._choose()
-        if self.device.type == 'cuda' and not traced:
-            self._capture()
+        with current(self.device):
+            self._choose()
+            if self.device.type == 'cuda' and not traced:
+                self._capture()
 
     def run(self, images: torch.Tensor) -> None:
         """Run on uint8 (batch, h, w, 3), on any device."""
@@ -170,11 +173,13 @@ class Plan:
         step = self.schedule[index]
         sources = [self.maps[name] for name in step.sources]
         extra = (self._scratch[index],) if index in self._scratch else ()
-        if isinstance(step.op, BitConv):
-            config = self.configs[step.op.name]
-            self.network.conv(step.op, config)(sources, self.maps[step.op.name], config)
-        else:
-            step.kernel(sources, self.maps[step.op.name], *extra)
+        out = self.maps[step.op.name]
+        with current(self.device):
+            if isinstance(step.op, BitConv):
+                config = self.configs[step.op.name]
+                self.network.conv(step.op, config)(sources, out, config)
+            else:
+                step.kernel(sources, out, *extra)
 
     def _check_sizes(self) -> None:
         for name, grid in self.grids.items():
@@ -245,23 +250,21 @@ class Plan:
         return run
 
     def _capture(self) -> None:
-        """Compile by one run, time each step in another, then record them all as a CUDA graph."""
-        with torch.cuda.device(self.device):
-            for index in range(len(self.schedule)):
+        """Compile by one run, time each step by itself, then record all of them as one CUDA graph."""
+        steps = range(len(self.schedule))
+        for index in steps:
+            self.launch(index)
+        for index, step in enumerate(self.schedule):
+            seconds = _seconds(self._graph([index] * _REPEATS)) / _REPEATS
+            self.profile.append((step.op.name, ops.op_name(step.op), seconds))
+        self._captured = self._graph(steps)
+
+    def _graph(self, steps: Iterable[int]) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for index in steps:
                 self.launch(index)
-            marks = [torch.cuda.Event(enable_timing=True) for _ in range(len(self.schedule) + 1)]
-            marks[0].record()
-            for index in range(len(self.schedule)):
-                self.launch(index)
-                marks[index + 1].record()
-            torch.cuda.synchronize(self.device)
-            for step, start, end in zip(self.schedule, marks, marks[1:], strict=False):
-                seconds = start.elapsed_time(end) / 1000
-                self.profile.append((step.op.name, ops.op_name(step.op), seconds))
-            self._captured = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._captured):
-                for index in range(len(self.schedule)):
-                    self.launch(index)
+        return graph
 
     def _map(self, name: str, data: torch.Tensor) -> Map:
         return Map(data, self.network.values[name], self.batch, self.grids[name])
@@ -269,3 +272,14 @@ class Plan:
     def _pixels(self, name: str) -> int:
         height, width = self.grids[name]
         return self.batch * height * width
+
+
+def _seconds(graph: torch.cuda.CUDAGraph) -> float:
+    """Of one replay, after one that warms up."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    graph.replay()
+    start.record()
+    graph.replay()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1000

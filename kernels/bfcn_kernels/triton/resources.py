@@ -17,11 +17,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.runtime import jit
 from triton.runtime.jit import JITFunction
 
 from bfcn_kernels.conv import BitConv
@@ -126,13 +128,9 @@ def compiling(sm: int) -> Iterator[list[tuple[str, object]]]:
         product = run(self, *args, grid=grid, warmup=True, **kwargs)
         products.append((self.__name__.removesuffix('_kernel'), product))
 
-    active = triton.runtime.driver._active
-    triton.runtime.driver.set_active(_NoDriver(sm))
-    try:
-        with patch.object(JITFunction, 'run', compile_only):
-            yield products
-    finally:
-        triton.runtime.driver.set_active(active)
+    no_driver = SimpleNamespace(active=_NoDriver(sm))
+    with patch.object(JITFunction, 'run', compile_only), patch.object(jit, 'driver', no_driver):
+        yield products
 
 
 class _NoDriver:

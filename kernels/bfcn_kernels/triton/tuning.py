@@ -47,7 +47,7 @@ def candidates(op: BitConv, sources: list[Form], pixels: int) -> list[Config]:
     configs = [first, _tile(first, other, first.channels)]
     if first.channels > 32:
         configs.append(_tile(first, first.pixels, first.channels // 2))
-    if 2 * first.channels <= widest:
+    if 2 * first.channels <= widest and len(op.terms) == 1:  # two sums of that size would spill
         configs.append(_tile(first, 128, 2 * first.channels))
     if first.k > 64:
         configs.append(replace(first, k=64))
