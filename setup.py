@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-TRITON = 'triton>=3.3; platform_system == "Linux" and platform_machine in "x86_64 aarch64"'
+TRITON = 'triton>=3.4; platform_system == "Linux" and platform_machine in "x86_64 aarch64"'
 HOOK = 'bfcn_mm_compat.pth'
 
 

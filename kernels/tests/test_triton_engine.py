@@ -210,7 +210,7 @@ def test_wrong_devices_and_versions_are_one_line(monkeypatch):
         Engine(toy(), device='cuda')
     monkeypatch.setattr(triton, '__version__', '2.1.0')
     with pytest.raises(
-        RuntimeError, match=r'triton must be 3\.3 or later, got 2\.1\.0: pip install'
+        RuntimeError, match=r'triton must be 3\.4 or later, got 2\.1\.0: pip install'
     ):
         device.check_triton()
     monkeypatch.setitem(sys.modules, 'triton', None)

@@ -197,12 +197,12 @@ def test_float64_and_a_missing_provider_use_torch_ops(on_cpu, monkeypatch):
 
 def test_kernels_that_cannot_be_had_are_told_of_once(on_cpu, monkeypatch):
     def importer():
-        raise RuntimeError('triton must be 3.3 or later, got 2.1.0')
+        raise RuntimeError('triton must be 3.4 or later, got 2.1.0')
 
     monkeypatch.setattr(fused, '_provider', importer)
     x = torch.rand(3)
     with pytest.warns(
-        UserWarning, match=r'separate torch ops, slower: triton must be 3\.3'
+        UserWarning, match=r'separate torch ops, slower: triton must be 3\.4'
     ) as seen:
         found = [fused.fused_for(x), fused.fused_for(x)]
     assert found == [None, None]

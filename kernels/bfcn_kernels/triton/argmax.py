@@ -6,7 +6,7 @@ import triton.language as tl
 
 from bfcn_kernels import ops
 from bfcn_kernels.ops import RESIZE_MODES
-from bfcn_kernels.triton.codes import EXACT, Map
+from bfcn_kernels.triton.codes import EXACT, SIZES, Map
 from bfcn_kernels.triton.resize import interpolated, scales
 
 BLOCK = 64  # channels at once
@@ -33,7 +33,7 @@ def argmax(source: Map, out: Map, mode: str) -> None:
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def argmax_kernel(
     out_ptr, source_ptr, pixels, height, width, source_height, source_width, channels,
     scale_y, scale_x, MODE: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,

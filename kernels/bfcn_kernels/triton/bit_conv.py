@@ -23,7 +23,16 @@ import triton.language as tl
 
 from bfcn_kernels.conv import BitConv
 from bfcn_kernels.triton import weights
-from bfcn_kernels.triton.codes import EXACT, Form, Map, bytes_of, code_of, expand, store_codes
+from bfcn_kernels.triton.codes import (
+    EXACT,
+    SIZES,
+    Form,
+    Map,
+    bytes_of,
+    code_of,
+    expand,
+    store_codes,
+)
 from bfcn_kernels.triton.weights import pack_term
 
 GROUP_TILE = tl.constexpr(weights.GROUP_TILE)
@@ -64,7 +73,7 @@ class PackedConv:
     def arguments(self, sources: list[Map], out: Map, config: Config) -> tuple[tuple, dict]:
         """(arguments, constants) of the kernel."""
         terms = tuple(
-            (m.data, term.weight, term.scale, term.correction, *m.grid)
+            (m.data, term.weight, term.scale, term.correction)
             for m, term in zip(sources, self.terms, strict=False)
         )
         joined = sources[len(self.terms) :]
@@ -82,8 +91,10 @@ class PackedConv:
             BK=config.k,
             N_TILES=triton.cdiv(covered, config.channels),
         )
-        grid = (out.pixels, *out.grid, out.value.channels)
-        return (out.data, self.bias, terms, residuals, *grid), constants
+        # Triton compiles anew for multiples of 16 in a tuple: odd numbers are never such.
+        grids = tuple((2 * h + 1, 2 * w + 1) for h, w in (m.grid for m in sources))[: len(terms)]
+        sizes = (out.pixels, *out.grid, out.value.channels)
+        return (out.data, self.bias, terms, grids, residuals, *sizes), constants
 
 
 def options(config: Config) -> dict:
@@ -91,11 +102,12 @@ def options(config: Config) -> dict:
     return dict(num_warps=config.warps, num_stages=config.stages, **EXACT)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def bit_conv_kernel(
     out_ptr,
     bias_ptr,
-    terms,  # of (source, weight, scale, correction, source height, source width)
+    terms,  # of (source, weight, scale, correction)
+    grids,  # (2 * height + 1, 2 * width + 1) of each term's source
     residuals,  # of (source, scale)
     pixels,  # batch * height * width of the output
     height,
@@ -117,7 +129,9 @@ def bit_conv_kernel(
     n_safe = tl.minimum(n, channels - 1)
     bias = tl.load(bias_ptr + n_safe)
     for i in tl.static_range(len(TERMS)):
-        acc = bit_conv_term(terms[i], TERMS, i, m, n_safe, first, pixels, height, width, BM, BN, BK)
+        acc = bit_conv_term(
+            terms[i], grids[i], TERMS, i, m, n_safe, first, pixels, height, width, BM, BN, BK
+        )
         acc += tl.load(terms[i][3] + n_safe)[None, :]
         part = acc.to(tl.float32) * tl.load(terms[i][2] + n_safe)[None, :]
         if i == 0:
@@ -137,7 +151,7 @@ def bit_conv_kernel(
 
 @triton.jit
 def bit_conv_term(
-    term, TERMS: tl.constexpr, TERM: tl.constexpr, m, n, first, pixels, height, width,
+    term, grid, TERMS: tl.constexpr, TERM: tl.constexpr, m, n, first, pixels, height, width,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """int32 [BM, BN]: sum of w * a over k, of one term."""
@@ -166,8 +180,8 @@ def bit_conv_term(
     BLOCKS: tl.constexpr = (TAPS * TAP_WORDS + AW - 1) // AW  # of a pass
     POINT: tl.constexpr = TAPS == 1 and PH == 0 and PW == 0
     source_ptr = term[0]
-    source_height = term[4]
-    source_width = term[5]
+    source_height = grid[0] // 2
+    source_width = grid[1] // 2
     if POINT and SH == 1 and SW == 1:
         y = tl.zeros_like(m)
         x = tl.zeros_like(m)

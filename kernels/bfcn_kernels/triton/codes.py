@@ -21,8 +21,11 @@ from bfcn_kernels.values import Grid, Value
 
 # Launch options of every kernel: float32 operations are rounded one by one and keep denormals.
 EXACT = dict(enable_fp_fusion=False)
-if 'enable_reflect_ftz' in CUDAOptions.__dataclass_fields__:
+if 'enable_reflect_ftz' in CUDAOptions.__dataclass_fields__:  # before 3.6 floor alone would flush
     EXACT['enable_reflect_ftz'] = False
+
+# Arguments of kernels for which no code of its own is compiled: an engine meets many image sizes.
+SIZES = ['pixels', 'height', 'width', 'source_height', 'source_width', 'area']
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from bfcn_kernels import ops
-from bfcn_kernels.triton.codes import Map, load_codes, store_codes
+from bfcn_kernels.triton.codes import SIZES, Map, load_codes, store_codes
 from bfcn_kernels.triton.elementwise import tiles, written
 
 
@@ -27,7 +27,7 @@ class Concat:
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def concat_kernel(
     out_ptr, sources, pixels, channels,
     PARTS: tl.constexpr,  # (words, first channel, channels) of each source

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 
 # Kernels are built for one of the two when they are imported.
 INTERPRETED = os.environ.get('TRITON_INTERPRET', '0').lower() in ('1', 'true', 'on', 'yes', 'y')
-OLDEST_TRITON = (3, 3)  # tuples as kernel arguments
+OLDEST_TRITON = (3, 4)  # tuples of tuples as kernel arguments
 OLDEST_GPU = (8, 0)  # int8 tensor cores with 32 k a step
 
 

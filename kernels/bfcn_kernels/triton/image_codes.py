@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from bfcn_kernels import ops
-from bfcn_kernels.triton.codes import Map, store_codes
+from bfcn_kernels.triton.codes import SIZES, Map, store_codes
 from bfcn_kernels.triton.elementwise import tiles, written
 
 
@@ -24,7 +24,7 @@ class ImageCodes:
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def image_codes_kernel(
     out_ptr, image_ptr, tables_ptr, pixels, order0, order1, order2,
     OUT_WORDS: tl.constexpr, OUT_FIELD: tl.constexpr, OUT_OFFSET: tl.constexpr,

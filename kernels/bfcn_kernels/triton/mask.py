@@ -6,7 +6,7 @@ import triton.language as tl
 
 from bfcn_kernels import ops
 from bfcn_kernels.triton.argmax import argmax
-from bfcn_kernels.triton.codes import EXACT, Map
+from bfcn_kernels.triton.codes import EXACT, SIZES, Map
 
 BLOCK = 64  # channels at once
 
@@ -32,7 +32,7 @@ class Mask:
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def mask_kernel(
     out_ptr, up_ptr, fine_ptr, label_ptr, pixels, height, width, channels, reach,
     BP: tl.constexpr, BC: tl.constexpr,

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from bfcn_kernels import ops
-from bfcn_kernels.triton.codes import Map, load_codes, store_codes
+from bfcn_kernels.triton.codes import SIZES, Map, load_codes, store_codes
 from bfcn_kernels.triton.elementwise import read, tiles, written
 
 
@@ -23,7 +23,7 @@ class MaxPool:
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def max_pool_kernel(
     out_ptr, source_ptr, pixels, height, width, source_height, source_width, channels,
     KH, KW, SH, SW, PH, PW, DH, DW,

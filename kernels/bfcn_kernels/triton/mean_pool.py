@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from bfcn_kernels import ops
-from bfcn_kernels.triton.codes import EXACT, Map, code_of, load_codes, store_codes
+from bfcn_kernels.triton.codes import EXACT, SIZES, Map, code_of, load_codes, store_codes
 from bfcn_kernels.triton.elementwise import BLOCK, read, written
 
 TAPS = 64  # at most, of a window at once
@@ -42,7 +42,7 @@ class MeanPool:
         return min(rows, source.grid[0]) * min(columns, source.grid[1])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def mean_pool_kernel(
     out_ptr, source_ptr, pixels, height, width, source_height, source_width, channels,
     KH, KW, SH, SW, PH, PW, area, A, B,

@@ -7,7 +7,7 @@ import triton.language as tl
 
 from bfcn_kernels import ops
 from bfcn_kernels.ops import RESIZE_MODES
-from bfcn_kernels.triton.codes import Map, code_of, load_codes, store_codes
+from bfcn_kernels.triton.codes import SIZES, Map, code_of, load_codes, store_codes
 from bfcn_kernels.triton.elementwise import read, tiles, written
 from bfcn_kernels.values import Grid
 
@@ -111,7 +111,7 @@ def interpolated(
     return v
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def resize_scores_kernel(
     out_ptr, source_ptr, addend_ptr, pixels, height, width, source_height, source_width, channels,
     scale_y, scale_x, MODE: tl.constexpr, ADD: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
@@ -130,7 +130,7 @@ def resize_scores_kernel(
     tl.store(out_ptr + at, v, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def resize_codes_kernel(
     out_ptr, source_ptr, pixels, height, width, source_height, source_width, channels,
     scale_y, scale_x, A, B,

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from bfcn_kernels import ops
-from bfcn_kernels.triton.codes import Map, load_codes, store_codes
+from bfcn_kernels.triton.codes import SIZES, Map, load_codes, store_codes
 from bfcn_kernels.triton.elementwise import read, tiles, written
 
 
@@ -23,7 +23,7 @@ class Table:
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def table_kernel(
     out_ptr, source_ptr, table_ptr, pixels, channels,
     WORDS: tl.constexpr, FIELD: tl.constexpr, OFFSET: tl.constexpr,
