@@ -22,14 +22,19 @@ class FloatTwin(nn.Module):
     the weights are random.
     """
 
-    def __init__(self, graph: Graph, dtype: torch.dtype = torch.float16) -> None:
+    def __init__(
+        self, graph: Graph, size: tuple[int, int], dtype: torch.dtype = torch.float16
+    ) -> None:
+        """size: (h, w) of the images."""
         super().__init__()
-        self.graph, self.dtype = graph, dtype
-        self.last = graph.last_reads()
-        self.convs = nn.ModuleDict()
-        for op in graph.ops:
+        self.dtype, self.convs = dtype, nn.ModuleDict()
+        grids, last = graph.shapes(*size), graph.last_reads()
+        self.steps = []  # (op, sources, grid, values that nobody reads any more)
+        for index, op in enumerate(graph.ops):
+            done = [name for name, reader in last.items() if reader == index and name != op.name]
+            self.steps.append((op, data_sources(op), grids[op.name], done))
             if isinstance(op, BitConv):
-                terms = [self._conv(term, bias=not index) for index, term in enumerate(op.terms)]
+                terms = [self._conv(term, bias=not i) for i, term in enumerate(op.terms)]
                 self.convs[op.name.replace('.', '_')] = nn.ModuleList(terms)
         self.to(dtype=dtype, memory_format=torch.channels_last)
 
@@ -43,11 +48,10 @@ class FloatTwin(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         maps = {'image': images.permute(0, 3, 1, 2)}
-        grids = self.graph.shapes(*images.shape[1:3])
-        for index, op in enumerate(self.graph.ops):
-            sources = [maps[name] for name in data_sources(op)]
-            result = maps[op.name] = self._run(op, sources, grids[op.name])
-            maps = {name: v for name, v in maps.items() if self.last.get(name, -1) > index}
+        for op, names, grid, done in self.steps:
+            result = maps[op.name] = self._run(op, [maps[name] for name in names], grid)
+            for name in done:
+                del maps[name]
         return result
 
     def _run(self, op: ops.Op, sources: list[Tensor], grid: tuple[int, int]) -> Tensor:

@@ -126,7 +126,7 @@ class Bench:
 
     def _peers(self, batch: int, size: tuple[int, int], images: torch.Tensor) -> None:
         """Half precision, channels last: eager, a CUDA graph of it, and compiled if time allows."""
-        twin = FloatTwin(self.graph).to(self.device).eval()
+        twin = FloatTwin(self.graph, size).to(self.device).eval()
         with torch.no_grad():
             peak = self._peak_bytes(lambda: twin(images))
             self._row('fp16 eager', batch, size, lambda: twin(images), peak)

@@ -53,15 +53,22 @@ def test_smoke_runs_all_of_it_and_writes_no_times(tmp_path):
 def test_float_twin_has_the_shape_of_its_graph(peers):
     for graph in (toy(), resnet_bfcn(18, 1, 2, classes=5, width=8)):
         images = torch.randint(256, (2, 40, 33, 3), dtype=torch.uint8)
-        labels = peers.FloatTwin(graph, torch.float32)(images)
+        labels = peers.FloatTwin(graph, (40, 33), torch.float32)(images)
         assert (labels.shape, labels.dtype) == ((2, 40, 33), torch.uint8)
 
 
 def test_float_twin_multiplies_as_often_as_its_graph(peers):
     graph = resnet_bfcn(18, 1, 2, classes=5, width=8)
     ours = sum(term.weight.size for op in graph.ops for term in getattr(op, 'terms', ()))
-    twin = peers.FloatTwin(graph)
+    twin = peers.FloatTwin(graph, (64, 64))
     assert sum(p.numel() for p in twin.parameters() if p.dim() == 4) == ours
+
+
+def test_float_twin_is_one_graph_to_a_compiler(peers):
+    twin = peers.FloatTwin(resnet_bfcn(18, 1, 2, classes=5, width=8), (32, 48), torch.float32)
+    images = torch.randint(256, (1, 32, 48, 3), dtype=torch.uint8)
+    compiled = torch.compile(twin, backend='eager', fullgraph=True)
+    assert torch.equal(compiled(images), twin(images))
 
 
 def test_median_of_calls(peers):
