@@ -70,13 +70,14 @@ class Network:
     def __init__(self, graph: Graph, device: torch.device):
         self.graph, self.device = graph, device
         self.values, self.tuned = graph.validate(), tuning.Tuned(device)
+        self.wgmma = device.type == 'cuda' and torch.cuda.get_device_capability(device)[0] >= 9
         self._kernels = {
             op.name: KERNELS[type(op)](op, device) for op in graph.ops if type(op) in KERNELS
         }
         self._packed: dict[tuple, PackedConv] = {}
         for op in graph.ops:  # what cannot run is refused now, not at the first image
             if isinstance(op, BitConv):
-                self.conv(op, tuning.default(op, self.forms(op), 1))
+                self.conv(op, tuning.default(op, self.forms(op), 1, self.wgmma))
 
     def conv(self, op: BitConv, config: Config) -> PackedConv:
         """A bit_conv with its weights packed for a configuration."""
@@ -234,9 +235,10 @@ class Plan:
             key = step.op, network.forms(step.op), self.maps[step.op.name].pixels
             config = network.tuned.get(*key)
             if config is None and network.tuned.measures:
-                config = tuning.fastest(tuning.candidates(*key), self._attempt(step))
+                tried = tuning.candidates(*key, network.wgmma)
+                config = tuning.fastest(tried, self._attempt(step))
                 network.tuned.put(*key, config)
-            self.configs[step.op.name] = config or tuning.default(*key)
+            self.configs[step.op.name] = config or tuning.default(*key, network.wgmma)
 
     def _attempt(self, step: Step):
         """A function from a configuration to a launch of the step with it."""

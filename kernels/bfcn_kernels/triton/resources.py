@@ -75,6 +75,7 @@ def compile_graph(
     every_configuration: bit_conv in each one that tuning may choose, else in the rule's choice.
     """
     network, seen = Network(graph, torch.device('cpu')), set()
+    network.wgmma = sm >= 90
     with compiling(sm) as products:
         plan = Plan(network, 1, *size, traced=True)
         for index, step in enumerate(plan.schedule):
@@ -110,6 +111,7 @@ def _launches(plan: Plan, index: int, every_configuration: bool) -> Iterator[tup
         yield '', lambda: plan.launch(index)
         return
     key = step.op, plan.network.forms(step.op), plan.maps[step.op.name].pixels
+    key += (plan.network.wgmma,)
     for config in tuning.candidates(*key) if every_configuration else [tuning.default(*key)]:
         conv = plan.network.conv(step.op, config)
         sources = [plan.maps[name] for name in step.sources]

@@ -17,8 +17,12 @@ from bfcn_kernels.triton.weights import GROUP_TILE
 FILE_VERSION = 1  # of the table of configurations: raise it when a kernel changes
 
 
-def default(op: BitConv, sources: list[Form], pixels: int) -> Config:
-    """The rule: the widest tile of channels that the layer fills, fewer pixels for small maps."""
+def default(op: BitConv, sources: list[Form], pixels: int, wgmma: bool = False) -> Config:
+    """The rule: the widest tile of channels that the layer fills, fewer pixels for small maps.
+
+    wgmma: the instructions from sm_90 on, which read weights from shared memory: as bytes they get there
+    without passing through registers; packed they are expanded in registers and stored again.
+    """
     if INTERPRETED:  # where a program costs more than its numbers
         rows, most, k = min(1024, max(16, triton.next_power_of_2(pixels))), 512, 512
     else:
@@ -26,7 +30,8 @@ def default(op: BitConv, sources: list[Form], pixels: int) -> Config:
     if any(term.groups > 1 for term in op.terms):
         most = GROUP_TILE
     channels = min(most, max(32, triton.next_power_of_2(len(op.bias))))
-    return _tile(Config(0, 0, block(op, sources, k), warps=0, stages=3), rows, channels)
+    as_bytes = wgmma and packs(op)
+    return _tile(Config(0, 0, block(op, sources, k), 0, 3, as_bytes), rows, channels)
 
 
 def block(op: BitConv, sources: list[Form], most: int) -> int:
@@ -38,9 +43,9 @@ def block(op: BitConv, sources: list[Form], most: int) -> int:
     return min(most, longest & -longest)
 
 
-def candidates(op: BitConv, sources: list[Form], pixels: int) -> list[Config]:
-    """What a GPU tries: the rule's choice, weights as bytes, and one step from it in each direction."""
-    first = default(op, sources, pixels)
+def candidates(op: BitConv, sources: list[Form], pixels: int, wgmma: bool = False) -> list[Config]:
+    """What a GPU tries: the rule's choice, one step from it in each direction, weights the other way."""
+    first = default(op, sources, pixels, wgmma)
     grouped = any(term.groups > 1 for term in op.terms)
     widest = GROUP_TILE if grouped else min(256, triton.next_power_of_2(len(op.bias)))
     other = 64 if first.pixels > 64 else 128
@@ -51,9 +56,15 @@ def candidates(op: BitConv, sources: list[Form], pixels: int) -> list[Config]:
         configs.append(_tile(first, 128, 2 * first.channels))
     if first.k > 64:
         configs.append(replace(first, k=64))
-    if not grouped and any(field_bits(term.bits) < 8 for term in op.terms):
-        configs += [replace(config, as_bytes=True) for config in configs[:1] + configs[-1:]]
+    if packs(op):
+        both = configs[:1] + configs[-1:]
+        configs += [replace(config, as_bytes=not config.as_bytes) for config in both]
     return list(dict.fromkeys(configs))
+
+
+def packs(op: BitConv) -> bool:
+    """Whether some weights can be kept in less than bytes."""
+    return any(term.groups == 1 and field_bits(term.bits) < 8 for term in op.terms)
 
 
 def _tile(config: Config, pixels: int, channels: int) -> Config:
