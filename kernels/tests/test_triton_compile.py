@@ -23,8 +23,13 @@ import json, sys
 from dataclasses import asdict
 from bfcn_kernels import ops
 from bfcn_kernels.builder import Builder
-from bfcn_kernels.triton.resources import check, compile_graph, compile_training, report
+import torch
+from bfcn_kernels.triton.bit_conv import Config, PackedConv
+from bfcn_kernels.triton.plan import Network, Plan
+from bfcn_kernels.triton.tuning import compile_together
+from bfcn_kernels.triton.resources import compiling, check, compile_graph, compile_training, report
 
+CPU = torch.device('cpu')
 net = Builder(0, (16, 16))
 net.image_codes('pixels', zero_point=128)
 net.conv('stem', [net.term('pixels', 64, 7, 8, 1, stride=2)], 2)
@@ -47,6 +52,12 @@ for sm in map(int, sys.argv[1:]):
     assert {c.kernel for c in again} <= {'mean_pool'}, again  # its window differs
     for compiled in (*compile_training(sm), *compile_graph(net.graph(), (64, 64), sm)):
         rows.append(asdict(report(compiled)) | {'wrong': check(compiled)})
+plan = Plan(Network(net.graph(), CPU), 1, 64, 64)
+step = next(step for step in plan.schedule if step.op.name == 'joined')
+configs = [Config(32, 64, 64, 4, 3), Config(32, 32, 64, 4, 3)]
+with compiling(80) as products:  # as tuning does
+    compile_together(plan._conv_call(step, c, PackedConv.compile) for c in configs)
+    assert len({product.hash for _, product in products}) == 2, products
 print(json.dumps(rows))
 """
 

@@ -70,6 +70,11 @@ class PackedConv:
         tiles = triton.cdiv(out.pixels, config.pixels) * constants['N_TILES']
         bit_conv_kernel[(tiles,)](*arguments, **constants, **options(config))
 
+    def compile(self, sources: list[Map], out: Map, config: Config) -> None:
+        """Compile what a call with the same arguments launches."""
+        arguments, constants = self.arguments(sources, out, config)
+        bit_conv_kernel.warmup(*arguments, grid=(1,), **constants, **options(config))
+
     def arguments(self, sources: list[Map], out: Map, config: Config) -> tuple[tuple, dict]:
         """(arguments, constants) of the kernel."""
         terms = tuple(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -86,6 +86,11 @@ class Network:
             with named_layer(op.name):
                 self._packed[key] = PackedConv(op, self.forms(op), *key[1:], self.device)
         return self._packed[key]
+
+    def forget(self, configs: dict[str, Config]) -> None:
+        """Keep only what these configurations need; a plan holds what it has chosen."""
+        needed = {(name, config.k, config.as_bytes) for name, config in configs.items()}
+        self._packed = {key: conv for key, conv in self._packed.items() if key in needed}
 
     def forms(self, op: BitConv) -> list:
         """Form of each term's source."""
@@ -177,8 +182,7 @@ class Plan:
         out = self.maps[step.op.name]
         with current(self.device):
             if isinstance(step.op, BitConv):
-                config = self.configs[step.op.name]
-                self.network.conv(step.op, config)(sources, out, config)
+                self._convs[step.op.name](sources, out, self.configs[step.op.name])
             else:
                 step.kernel(sources, out, *extra)
 
@@ -226,30 +230,42 @@ class Plan:
                 self.maps[name] = self._map(name, view)
 
     def _choose(self) -> None:
-        """A configuration for every bit_conv."""
-        self.configs: dict[str, Config] = {}
-        network = self.network
+        """A configuration for every bit_conv, from the table, by measuring or by the rule."""
+        tried = {}
         for step in self.schedule:
-            if not isinstance(step.op, BitConv):
-                continue
-            key = step.op, network.forms(step.op), self.maps[step.op.name].pixels
-            config = network.tuned.get(*key)
-            if config is None and network.tuned.measures:
-                tried = tuning.candidates(*key, network.wgmma)
-                config = tuning.fastest(tried, self._attempt(step))
-                network.tuned.put(*key, config)
-            self.configs[step.op.name] = config or tuning.default(*key, network.wgmma)
+            if isinstance(step.op, BitConv):
+                key = step.op, self.network.forms(step.op), self.maps[step.op.name].pixels
+                tried[step.op.name] = step, key, self._to_try(key)
+        if self.device.type == 'cuda':
+            tuning.compile_together(
+                self._conv_call(step, config, PackedConv.compile)
+                for step, _, configs in tried.values()
+                for config in configs
+            )
+        self.configs: dict[str, Config] = {}
+        for name, (step, key, configs) in tried.items():
+            if len(configs) > 1:
+                calls = {c: self._conv_call(step, c, PackedConv.__call__) for c in configs}
+                configs = [tuning.fastest(calls)]
+                self.network.tuned.put(*key, configs[0])
+            self.configs[name] = configs[0]
+        self._convs = {name: self._conv(step.op) for name, (step, *_) in tried.items()}
+        self.network.forget(self.configs)
 
-    def _attempt(self, step: Step):
-        """A function from a configuration to a launch of the step with it."""
-        sources = [self.maps[name] for name in step.sources]
+    def _to_try(self, key: tuple) -> list[Config]:
+        tuned, wgmma = self.network.tuned, self.network.wgmma
+        if (known := tuned.get(*key)) is not None:
+            return [known]
+        if tuned.measures:
+            return tuning.candidates(*key, wgmma)
+        return [tuning.default(*key, wgmma)]
 
-        def run(config: Config):
-            forms = self.network.forms(step.op)
-            conv = PackedConv(step.op, forms, config.k, config.as_bytes, self.device)
-            return lambda: conv(sources, self.maps[step.op.name], config)
+    def _conv_call(self, step: Step, config: Config, method) -> Callable[[], None]:
+        sources, out = [self.maps[name] for name in step.sources], self.maps[step.op.name]
+        return lambda: method(self.network.conv(step.op, config), sources, out, config)
 
-        return run
+    def _conv(self, op: BitConv) -> PackedConv:
+        return self.network.conv(op, self.configs[op.name])
 
     def _capture(self) -> None:
         """Compile by one run, time each step by itself, then record all of them as one CUDA graph."""

@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,15 +113,22 @@ def key(op: BitConv, sources: list[Form], pixels: int) -> str:
     return f'{pixels} px, {" + ".join(terms)} -> {len(op.bias)}a{op.bits} +{len(op.residuals)}'
 
 
-def fastest(configs: list[Config], run) -> Config:
-    """The configuration for which run(config)() takes least time; those that do not fit are left out."""
+def fastest(calls: dict[Config, Callable[[], None]]) -> Config:
+    """The configuration whose call takes least time; those that do not fit on the GPU are left out."""
     times = {}
-    for config in configs:
+    for config, call in calls.items():
         try:
-            times[config] = triton.testing.do_bench(run(config), warmup=3, rep=10)
+            times[config] = triton.testing.do_bench(call, warmup=3, rep=10)
         except triton.runtime.errors.OutOfResources:
             continue
     return min(times, key=times.get)
+
+
+def compile_together(calls: Iterable[Callable[[], object]]) -> None:
+    """Make calls that compile kernels and launch none, in as many threads as there are cores."""
+    with ThreadPoolExecutor(os.cpu_count()) as threads, triton.AsyncCompileMode(threads):
+        for call in calls:
+            call()
 
 
 def _cache() -> Path:
