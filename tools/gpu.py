@@ -58,8 +58,12 @@ def main() -> None:
         device = pick_device()
     except RuntimeError as error:
         sys.exit(f'{error}; or give --smoke')
-    bench = Bench(args, device, Engine)
+    try:
+        bench = Bench(args, device, Engine)
+    except (OSError, ValueError) as error:
+        sys.exit(f'{type(error).__name__}: {error}')
     bench.check()
+    bench.check_training()
     if not args.check:
         bench.time()
         bench.train()
@@ -104,6 +108,33 @@ class Bench:
                 if not np.array_equal(value, got[name]):
                     sys.exit(f'{self.path.name} at {size}: {name} differ from the C engine')
         print(f'right: {self.path.name} equals the C engine at {self.sizes[:2]}', flush=True)
+
+    def check_training(self) -> None:
+        """Stop unless fused fake quantization equals the formulas in torch ops on this device."""
+        from bfcn_kernels.triton import fake_quant as fused
+        from bfcn_mm.quantizers import bipolar, fake_quant
+
+        torch.manual_seed(0)
+        grid = bipolar(2)
+        for dtype in (torch.float32, torch.float16 if self.args.smoke else torch.bfloat16):
+            x, grad = (torch.randn(4, 6, 9, 7, device=self.device).to(dtype) for _ in range(2))
+            steps = torch.rand(4, 1, 1, 1, device=self.device) + 0.1
+            step, rest = steps[0, 0, 0, 0].clone(), (None, 2, 0.5)
+            pairs = {
+                'activations': (
+                    _gradients(fused.quantize_activation, x, step, grad, rest),
+                    _gradients(fake_quant._QuantizeActivation.apply, x, step, grad, rest),
+                ),
+                'weights': (
+                    _gradients(fused.quantize_weight, x, steps, grad, (*grid, 0.5)),
+                    _gradients(fake_quant._QuantizeWeight.apply, x, steps, grad, (grid, 0.5)),
+                ),
+            }
+            for name, (ours, theirs) in pairs.items():
+                equal = all(torch.equal(a, b) for a, b in zip(ours[:2], theirs[:2], strict=True))
+                if not equal or not torch.allclose(ours[2], theirs[2], rtol=1e-4, atol=1e-4):
+                    sys.exit(f'fake quantization of {name} in {dtype} differs from torch ops')
+        print('right: fused fake quantization, values and gradients', flush=True)
 
     @staticmethod
     def _same(name: str, graph: Graph, expected: dict, got: dict) -> None:
@@ -229,6 +260,14 @@ class Bench:
         path = self.args.out / f'r{width["depth"]}_{weight}w{activation}a.gguf'
         write(path, Model(graph, Metadata(path.stem)))
         return path
+
+
+def _gradients(function, x, step, grad, rest) -> tuple[torch.Tensor, ...]:
+    """(y, dy/dx, dy/dstep)"""
+    x, step = x.clone().requires_grad_(), step.clone().requires_grad_()
+    y = function(x, step, *rest)
+    y.backward(grad)
+    return y.detach(), x.grad, step.grad
 
 
 def plot(path: Path, rows: list[dict], device: str) -> None:

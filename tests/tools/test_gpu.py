@@ -40,12 +40,19 @@ def test_no_gpu_is_one_line(tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
+def test_a_missing_model_is_one_line(tmp_path):
+    pytest.importorskip('triton')
+    done = run(tmp_path, '--smoke', '--model', 'none.gguf')
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith('FileNotFoundError: ')
+
+
 @pytest.mark.slow
 def test_smoke_runs_all_of_it_and_writes_no_times(tmp_path):
     pytest.importorskip('triton')
     done = run(tmp_path, '--smoke')
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count('right: ') == 2
+    assert done.stdout.count('right: ') == 3
     assert 'these times mean nothing' in done.stdout
     assert [path.suffix for path in (tmp_path / 'out').iterdir()] == ['.gguf']
 
