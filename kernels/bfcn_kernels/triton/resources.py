@@ -129,6 +129,7 @@ def compiling(sm: int) -> Iterator[list[tuple[str, object]]]:
     def compile_only(self, *args, grid, warmup, **kwargs):
         product = run(self, *args, grid=grid, warmup=True, **kwargs)
         products.append((self.__name__.removesuffix('_kernel'), product))
+        return product
 
     no_driver = SimpleNamespace(active=_NoDriver(sm))
     with patch.object(JITFunction, 'run', compile_only), patch.object(jit, 'driver', no_driver):
