@@ -35,7 +35,8 @@ doctor: $(VENV)/installed  ## what is installed, what is broken, how to fix it
 gpu: $(VENV)/installed  ## on an NVIDIA GPU: is the Triton engine right, and how fast (8 minutes)
 	$(BIN)/python tools/gpu.py
 
-gpu-compile: $(VENV)/installed  ## no GPU: compile every Triton kernel for sm_80 and sm_90, write its needs
+gpu-compile: $(VENV)/installed  ## no GPU: run compiled Triton kernels on a machine in numpy, list their needs
+	BFCN_FULL=1 $(BIN)/$(PYTEST) kernels/tests/test_triton_compiled.py
 	PYTHONPATH=kernels $(BIN)/python -m bfcn_kernels.triton.resources docs/gpu_resources.csv
 
 clean:  ## remove both environments and everything that was built

@@ -1,8 +1,8 @@
-"""A GPU in numpy, slow and exact enough to run what Triton compiles: PTX for sm_80, one block at a time.
+"""A GPU in numpy, slow but exact: runs the PTX that Triton makes for sm_80 and sm_90, block by block.
 
 Every thread of a block is a lane of numpy arrays; threads part at branches and meet again at the lowest
-program counter. Asynchronous copies land as late as they may, at the wait for them. An access outside the
-tensors that a kernel was given is an error, as is an instruction that is not known here.
+program counter. Asynchronous copies and products happen as late as they may, at the wait for them. An
+access outside of the tensors that a kernel was given is an error, as is an instruction not known here.
 """
 
 import re
@@ -37,7 +37,7 @@ def parse(ptx: str) -> tuple[list[Instruction], dict[str, int], str, int]:
         line = line.strip()
         if label := re.fullmatch(r'(\$\w+):', line):
             labels[label.group(1)] = len(instructions)
-        elif line and line[0] not in '.{}' or line.startswith('{ %'):
+        elif (line and line[0] not in '.{}') or line.startswith('{ %'):
             instructions.append(_instruction(line))
     return instructions, labels, name, threads
 
@@ -49,9 +49,7 @@ def _instruction(line: str) -> Instruction:
     opcode, _, operands = rest.partition(' ') if ' ' in rest else rest.partition('\t')
     opcode, extra = re.match(r'(\S+)\s*(.*)', opcode + ' ' + operands).groups()
     found = re.findall(r'\{[^}]*\}|\[[^]]*\]|[^,\s{}\[\]]+', extra)
-    return Instruction(
-        tuple(opcode.split('.')), tuple(map(_operand, found)), guard, negated, line
-    )
+    return Instruction(tuple(opcode.split('.')), tuple(map(_operand, found)), guard, negated, line)
 
 
 def _operand(text: str):
@@ -115,6 +113,7 @@ class Machine:
         self.block, self.registers = block, {}
         self.shared = np.full(max(self.shared_bytes, 1), 0xA5, np.uint8)
         self.copies, self.groups = [], []
+        self.products, self.product_groups = [], []
         pc = np.zeros(self.threads, np.int64)
         while (now := int(pc.min())) < END:
             self.active = pc == now
@@ -155,6 +154,9 @@ class Machine:
                 return value.view(dtype)
             unsigned = np.dtype(f'u{dtype.itemsize}')
             return value.astype(unsigned).view(dtype)  # narrower: the low bits
+        if re.fullmatch(r'%(r|rd|rs)\d+', operand):  # nobody wrote it, so nothing may depend on it
+            garbage = np.frombuffer(b'\xa5' * dtype.itemsize, dtype)
+            return np.broadcast_to(garbage, self.threads)
         if operand.startswith('%') or operand == 'global_smem':
             return np.full(self.threads, 0, np.uint64) + self._special(operand).astype(np.uint64)
         if operand[:2] in ('0f', '0d'):
@@ -162,10 +164,14 @@ class Machine:
             return np.broadcast_to(raw.view(dtype), self.threads)
         number = int(operand.rstrip('U'), 0)
         raw = np.array(number & ((1 << 8 * dtype.itemsize) - 1), f'u{dtype.itemsize}')
-        return np.broadcast_to(raw.view(dtype) if dtype != bool else raw.astype(bool), self.threads)
+        return np.broadcast_to(
+            raw.astype(bool) if kind == 'pred' else raw.view(dtype), self.threads
+        )
 
     def write(self, register: str, value: np.ndarray, mask: np.ndarray) -> None:
         """Set a register where mask; its width is in its name."""
+        if register == '_':
+            return
         raw = ptx_ops.raw(register, value)
         if mask.all():
             self.registers[register] = np.array(np.broadcast_to(raw, self.threads))

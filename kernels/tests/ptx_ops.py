@@ -1,4 +1,4 @@
-"""What PTX instructions do, on arrays with one number a thread: those that Triton emits for sm_80."""
+"""What PTX instructions do, on arrays with one number a thread: those that our kernels compile to."""
 
 from dataclasses import dataclass
 
@@ -36,7 +36,7 @@ def raw(register: str, value: np.ndarray) -> np.ndarray:
     """A value as the bits that a register holds; signed ones are extended."""
     width = next(dtype for prefix, dtype in WIDTHS.items() if register.startswith(prefix))
     value = np.asarray(value)
-    if width == bool:
+    if width.kind == 'b':
         return value.astype(bool)
     if value.dtype.kind == 'f':
         return value.view(f'u{value.dtype.itemsize}').astype(width)
@@ -53,11 +53,15 @@ def _value(machine, parts: tuple[str, ...], sources: list) -> np.ndarray:
     if name == 'selp':
         a, b = (machine.read(source, kind) for source in sources[:2])
         return np.where(machine.read(sources[2], 'pred'), a, b)
-    if name == 'shfl':  # .sync.bfly
-        if parts[2] != 'bfly':
-            raise KeyError(parts)
+    if name == 'shfl':  # .sync, within a warp
         value, lane = machine.read(sources[0], kind), np.arange(machine.threads)
-        return value[lane ^ machine.read(sources[1], 'b32').astype(int)]
+        by = machine.read(sources[1], 'b32').astype(int)
+        return value[{'bfly': lane ^ by, 'idx': lane // 32 * 32 + by % 32}[parts[2]]]
+    if name == 'redux':  # .sync.add
+        if parts[2] != 'add':
+            raise KeyError(parts)
+        lanes = machine.read(sources[0], kind).reshape(-1, 32)
+        return np.repeat(lanes.sum(1, dtype=lanes.dtype), 32)
     if name in ('shl', 'shr'):
         a, by = machine.read(sources[0], kind), machine.read(sources[1], 'b32').astype(int)
         bits = 8 * a.dtype.itemsize
@@ -67,10 +71,18 @@ def _value(machine, parts: tuple[str, ...], sources: list) -> np.ndarray:
     if name == 'bfe':
         a, at, length = (machine.read(s, k) for s, k in zip(sources, (kind, 'b32', 'b32')))  # noqa: B905
         bits = a.astype(np.uint64 if kind[0] == 'u' else np.int64)
-        field = bits >> at.astype(bits.dtype) & ((1 << length.astype(np.int64)) - 1).astype(bits.dtype)
+        field = bits >> at.astype(bits.dtype) & ((1 << length.astype(np.int64)) - 1).astype(
+            bits.dtype
+        )
         sign = 1 << np.maximum(length.astype(np.int64) - 1, 0)
         signed = kind[0] == 's'
-        return (np.where(field & sign, field - 2 * sign, field) if signed else field).astype(a.dtype)
+        return (np.where(field & sign, field - 2 * sign, field) if signed else field).astype(
+            a.dtype
+        )
+    if name == 'bfi':
+        a, b, at, length = (machine.read(source, 'b32').astype(np.int64) for source in sources)
+        field = (1 << length) - 1
+        return ((a & field) << at | b & ~(field << at)).astype(np.uint32)
     if name == 'prmt':
         return _permute(*(machine.read(source, 'b32') for source in sources))
     if name in ('mul', 'mad'):
@@ -90,7 +102,9 @@ def _multiply(machine, parts: tuple[str, ...], sources: list) -> np.ndarray:
     elif parts[1] == 'wide':
         product = a.astype(wide) * b.astype(wide)
     else:
-        product = (a.astype(wide) * b.astype(wide) >> wide.type(8 * a.dtype.itemsize)).astype(a.dtype)
+        product = (a.astype(wide) * b.astype(wide) >> wide.type(8 * a.dtype.itemsize)).astype(
+            a.dtype
+        )
     if parts[0] == 'mul':
         return product
     name = f'{kind[0]}{8 * product.dtype.itemsize}'
@@ -272,6 +286,71 @@ def _mma(machine, instruction, mask) -> None:
         machine.write(register, total[:, row, column].reshape(-1), mask)
 
 
+def _stmatrix(machine, instruction, mask) -> None:
+    """Inverse of ldmatrix."""
+    access, sources = instruction.operands
+    addresses = _addresses(machine, access).reshape(-1, 32)
+    lane = np.arange(32)
+    for i, register in enumerate(sources):
+        row = addresses[:, 8 * i + lane // 4] + (lane % 4 * 4).astype(np.uint64)
+        words = np.ascontiguousarray(machine.read(register, 'b32'))
+        machine.shared[_within(machine, row.reshape(-1), 4)] = words.view(np.uint8).reshape(-1, 4)
+
+
+def _wgmma(machine, instruction, mask) -> None:
+    """Products wait in groups until a wait_group asks for them: operands must be there until then."""
+    what = instruction.parts[1]
+    if what == 'commit_group':
+        machine.product_groups.append(machine.products)
+        machine.products = []
+    elif what == 'wait_group':
+        while len(machine.product_groups) > int(instruction.operands[0]):
+            for product in machine.product_groups.pop(0):
+                _warpgroup_product(machine, product, mask)
+    elif what == 'mma_async':
+        if instruction.parts[-3:] != ('s32', 's8', 's8'):
+            raise KeyError(instruction.parts)
+        machine.products.append(instruction)
+    elif what != 'fence':
+        raise KeyError(instruction.parts)
+
+
+def _warpgroup_product(machine, instruction, mask) -> None:
+    """d = a * b (+ d): 64 rows a warpgroup, a in registers or shared memory, b in shared memory."""
+    d, a, b, accumulate = instruction.operands[:4]
+    columns, groups, lane = len(d) * 2, machine.threads // 128, np.arange(32)
+    right = _tile(machine, b, columns).transpose(0, 2, 1)
+    if isinstance(a, tuple):
+        left = np.zeros((groups * 4, 16, 32), np.int64)
+        row, k = lane // 4, (lane % 4)[:, None] * 4 + np.arange(4)
+        for i, register in enumerate(a):
+            numbers = _lanes(machine, register, 's8')
+            left[:, (row + 8 * (i % 2))[:, None], k + 16 * (i // 2)] = numbers
+        left = left.reshape(groups, 64, 32)
+    else:
+        left = _tile(machine, a, 64)
+    total = (left @ right).reshape(groups * 4, 16, columns)
+    keep = machine.read(accumulate, 'pred').reshape(-1, 32)
+    for i, register in enumerate(d):
+        row, column = lane // 4 + 8 * (i // 2 % 2), i // 4 * 8 + lane % 4 * 2 + i % 2
+        before = np.where(keep, _lanes(machine, register, 's32')[..., 0].astype(np.int64), 0)
+        machine.write(register, (total[:, row, column] + before).astype(np.int32).reshape(-1), mask)
+
+
+def _tile(machine, descriptor: str, rows: int) -> np.ndarray:
+    """int64 (warpgroups, rows, 32) of shared memory: rows of k, swizzled in groups of eight."""
+    tiles = []
+    for word in machine.read(descriptor, 'u64')[::128].tolist():
+        start, stride = (word & 0x3FFF) << 4, (word >> 32 & 0x3FFF) << 4
+        width = {1: 128, 2: 64, 3: 32}[word >> 62]
+        row, k = np.arange(rows)[:, None], np.arange(32)
+        at = start + row // 8 * stride + row % 8 * width + k
+        at ^= (at >> 7 & width // 16 - 1) << 4
+        data = machine.shared[_within(machine, at.reshape(-1).astype(np.uint64), 1)]
+        tiles.append(data.view(np.int8).reshape(rows, 32).astype(np.int64))
+    return np.stack(tiles)
+
+
 def _lanes(machine, register: str, kind: str) -> np.ndarray:
     """(warps, 32, numbers of a register)"""
     words = np.ascontiguousarray(machine.read(register, 'b32'))
@@ -284,5 +363,5 @@ def _nothing(machine, instruction, mask) -> None:
 
 _MACHINE = {
     'mov': _move, 'ld': _load, 'st': _store, 'cp': _async, 'ldmatrix': _ldmatrix, 'mma': _mma,
-    'bar': _nothing,
+    'bar': _nothing, 'fence': _nothing, 'stmatrix': _stmatrix, 'wgmma': _wgmma,
 }  # fmt: skip
