@@ -20,8 +20,8 @@ class Engine:
     """An engine as in `bfcn_kernels.load`, from a file, a Model or a Graph; `run` takes batches.
 
     Plans are made per batch and image size and the latest few are kept: an arena for all maps and, on a
-    GPU, a CUDA graph of the whole network; `profile` then tells of each step run by itself when the
-    plan was made. threads is accepted as by every engine, and has no effect.
+    GPU, a CUDA graph of the whole network; `profile` then tells of each step run by itself.
+    threads is accepted as by every engine, and has no effect.
     Raises RuntimeError without a GPU (see docs/gpu.md), FileError or GraphError for a bad file.
     """
 

@@ -137,17 +137,19 @@ class Plan:
 
     def __init__(self, network: Network, batch: int, height: int, width: int, traced: bool = False):
         self.network, self.device = network, network.device
-        self.batch, self.traced = batch, traced
+        self.batch = batch
         self.grids = network.graph.shapes(height, width)
         self.schedule = network.steps(fused=not traced)
-        self.profile: list[tuple[str, str, float]] = []
+        self._profile: list[tuple[str, str, float]] = []
         self._captured = None
         self._check_sizes()
         self._lay_out()
         with current(self.device):
             self._choose()
             if self.device.type == 'cuda' and not traced:
-                self._capture()
+                for index in range(len(self.schedule)):  # compiles
+                    self.launch(index)
+                self._captured = self._graph(range(len(self.schedule)))
 
     def run(self, images: torch.Tensor) -> None:
         """Run on uint8 (batch, h, w, 3), on any device."""
@@ -155,14 +157,14 @@ class Plan:
         if self._captured is not None:
             self._captured.replay()
             return
-        self.profile = []
+        self._profile = []
         for _ in self._launches():
             pass
 
     def trace(self, images: torch.Tensor) -> Iterator[tuple[str, Map]]:
         """Run step by step, yielding (name, map); a map may be overwritten after the next step."""
         self.maps['image'].data.copy_(images.reshape(-1, 3))
-        self.profile = []
+        self._profile = []
         for step in self._launches():
             yield step.op.name, self.maps[step.op.name]
 
@@ -170,8 +172,7 @@ class Plan:
         for index, step in enumerate(self.schedule):
             start = time.perf_counter()
             self.launch(index)
-            elapsed = time.perf_counter() - start
-            self.profile.append((step.op.name, ops.op_name(step.op), elapsed))
+            self._note(index, time.perf_counter() - start)
             yield step
 
     def launch(self, index: int) -> None:
@@ -267,15 +268,18 @@ class Plan:
     def _conv(self, op: BitConv) -> PackedConv:
         return self.network.conv(op, self.configs[op.name])
 
-    def _capture(self) -> None:
-        """Compile by one run, time each step by itself, then record all of them as one CUDA graph."""
-        steps = range(len(self.schedule))
-        for index in steps:
-            self.launch(index)
-        for index, step in enumerate(self.schedule):
-            seconds = _seconds(self._graph([index] * _REPEATS)) / _REPEATS
-            self.profile.append((step.op.name, ops.op_name(step.op), seconds))
-        self._captured = self._graph(steps)
+    @property
+    def profile(self) -> list[tuple[str, str, float]]:
+        """(op's name, 'bit_conv' etc., seconds): of the latest run, or on a GPU of each step by itself,
+        timed when first asked for."""
+        if self._captured is not None and not self._profile:
+            for index in range(len(self.schedule)):  # in order: each finds its sources as in a run
+                self._note(index, _seconds(self._graph([index] * _REPEATS)) / _REPEATS)
+        return self._profile
+
+    def _note(self, index: int, seconds: float) -> None:
+        op = self.schedule[index].op
+        self._profile.append((op.name, ops.op_name(op), seconds))
 
     def _graph(self, steps: Iterable[int]) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()

@@ -31,6 +31,8 @@ def default(op: BitConv, sources: list[Form], pixels: int, wgmma: bool = False) 
         rows, most, k = 128 if pixels >= 128 * 132 else 64, 128, 128
     if any(term.groups > 1 for term in op.terms):
         most = GROUP_TILE
+    if wgmma and len(op.terms) > 1:  # a sum beside an accumulator: wider tiles would spill
+        most = 64
     channels = min(most, max(32, triton.next_power_of_2(len(op.bias))))
     as_bytes = wgmma and packs(op)
     return _tile(Config(0, 0, block(op, sources, k), 0, 3, as_bytes), rows, channels)
@@ -104,13 +106,14 @@ class Tuned:
 
 
 def key(op: BitConv, sources: list[Form], pixels: int) -> str:
-    """All that the choice may depend on, as text."""
+    """All that the choice may depend on, as text; maps of a size within a factor of two share it."""
     terms = [
         f'{s.channels}a{s.bits} {"x".join(map(str, t.kernel))} s{t.stride[0]} d{t.dilation[0]} '
         f'g{t.groups} w{t.bits}'
         for t, s in zip(op.terms, sources, strict=True)
     ]
-    return f'{pixels} px, {" + ".join(terms)} -> {len(op.bias)}a{op.bits} +{len(op.residuals)}'
+    size, out = triton.next_power_of_2(pixels), f'{len(op.bias)}a{op.bits} +{len(op.residuals)}'
+    return f'{size} px, {" + ".join(terms)} -> {out}'
 
 
 def fastest(calls: dict[Config, Callable[[], None]]) -> Config:
