@@ -35,7 +35,7 @@ def default(op: BitConv, sources: list[Form], pixels: int, wgmma: bool = False) 
         most = 64
     channels = min(most, max(32, triton.next_power_of_2(len(op.bias))))
     as_bytes = wgmma and packs(op)
-    return _tile(Config(0, 0, block(op, sources, k), 0, 3, as_bytes), rows, channels)
+    return _tile(op, wgmma, Config(0, 0, block(op, sources, k), 0, 3, as_bytes), rows, channels)
 
 
 def block(op: BitConv, sources: list[Form], most: int) -> int:
@@ -53,11 +53,11 @@ def candidates(op: BitConv, sources: list[Form], pixels: int, wgmma: bool = Fals
     grouped = any(term.groups > 1 for term in op.terms)
     widest = GROUP_TILE if grouped else min(256, triton.next_power_of_2(len(op.bias)))
     other = 64 if first.pixels > 64 else 128
-    configs = [first, _tile(first, other, first.channels)]
+    configs = [first, _tile(op, wgmma, first, other, first.channels)]
     if first.channels > 32:
-        configs.append(_tile(first, first.pixels, first.channels // 2))
+        configs.append(_tile(op, wgmma, first, first.pixels, first.channels // 2))
     if 2 * first.channels <= widest and len(op.terms) == 1:  # two sums of that size would spill
-        configs.append(_tile(first, 128, 2 * first.channels))
+        configs.append(_tile(op, wgmma, first, 128, 2 * first.channels))
     if first.k > 64:
         configs.append(replace(first, k=64))
     if packs(op):
@@ -71,9 +71,10 @@ def packs(op: BitConv) -> bool:
     return any(term.groups == 1 and field_bits(term.bits) < 8 for term in op.terms)
 
 
-def _tile(config: Config, pixels: int, channels: int) -> Config:
-    warps = 8 if pixels * channels > 8192 else 4
-    return replace(config, pixels=pixels, channels=channels, warps=warps)
+def _tile(op: BitConv, wgmma: bool, config: Config, pixels: int, channels: int) -> Config:
+    """The configuration with another tile, and as many warps as hold its numbers in registers."""
+    numbers = pixels * channels * (2 if wgmma and len(op.terms) > 1 else 1)
+    return replace(config, pixels=pixels, channels=channels, warps=8 if numbers > 8192 else 4)
 
 
 class Tuned:
