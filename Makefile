@@ -16,7 +16,7 @@ RELEASE_CHECK = import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <
 CLANG ?= clang
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test test-c test-onedl lint doctor bench clean fuzz
+.PHONY: help demo test test-c test-onedl lint doctor bench fuzz gpu gpu-compile clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -36,8 +36,8 @@ test-c: $(VENV)/installed  ## the C tests, plain and under sanitizers
 	  $(BIN)/ctest --test-dir build/$$kind --output-on-failure -R $$only; \
 	done
 
-test-onedl: $(ONEDL)/installed  ## the suite on the maintained fork of mmseg
-	$(ONEDL)/bin/$(PYTEST)
+test-onedl: $(ONEDL)/installed  ## what touches mmseg, on its maintained fork
+	$(ONEDL)/bin/$(PYTEST) tests
 
 fuzz: $(VENV)/installed  ## libFuzzer on the loader (needs clang) for FUZZ_SECONDS
 	CC=$(CLANG) $(BIN)/cmake -S kernels -B build/fuzz -DBFCN_TOOLS=OFF >/dev/null
@@ -60,8 +60,15 @@ bench: $(VENV)/benched  ## install peers, measure on an idle machine (under an h
 	$(BENCH) --size 1024 2048 --peers onnxruntime openvino
 	$(BIN)/python tools/performance.py
 
+gpu: $(VENV)/installed  ## on an NVIDIA GPU: is the Triton engine right, and how fast (8 minutes)
+	$(BIN)/python tools/gpu.py
+
+gpu-compile: $(VENV)/installed  ## no GPU: run compiled Triton kernels on a machine in numpy, list their needs
+	BFCN_FULL=1 $(BIN)/$(PYTEST) kernels/tests/test_triton_compiled.py
+	PYTHONPATH=kernels $(BIN)/python -m bfcn_kernels.triton.resources docs/gpu_resources.csv
+
 clean:  ## remove both environments and everything that was built
-	rm -rf $(VENV) $(ONEDL) build dist *.egg-info demo_out .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(ONEDL) build dist *.egg-info demo_out gpu_out .pytest_cache .ruff_cache
 
 $(VENV)/installed: EXTRAS := mmseg,dev
 $(ONEDL)/installed: EXTRAS := onedl,dev

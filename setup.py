@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
+TRITON = 'triton>=3.4; platform_system == "Linux" and platform_machine in "x86_64 aarch64"'
 HOOK = 'bfcn_mm_compat.pth'
 
 
@@ -69,6 +70,7 @@ setup(
         ],
         'export': ['gguf'],
         'bench': ['gguf', 'matplotlib', 'nncf', 'onnx', 'onnxruntime', 'openvino'],
+        'triton': [TRITON],
         'dev': [
             'clang-format',
             'cmake',
@@ -80,6 +82,7 @@ setup(
             'pytest-xdist',
             'ruff',
             'tensorboard',
+            TRITON,
         ],
     },
 )

@@ -7,10 +7,19 @@ from . import compat
 
 compat.apply()
 
-from . import convert, datasets, engine, models  # noqa: E402
+from . import convert, datasets, engine, models, quantizers  # noqa: E402
 from .convert import QuantSpec, calibrate, quantize_  # noqa: E402
 
 convert.config.install()
+
+
+def _kernels():
+    from bfcn_kernels.triton import fake_quant
+
+    return fake_quant
+
+
+quantizers.fused.provide(_kernels)
 
 __version__ = '0.1.0'
 

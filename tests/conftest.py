@@ -9,6 +9,8 @@ import pytest
 
 # Before torch is imported. One thread a worker: pytest-xdist already fills the cores.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+# Before triton is imported. Its kernels run in the interpreter, on CPU tensors.
+os.environ['TRITON_INTERPRET'] = '1'
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,5 +1,6 @@
 """Maths only: bits to levels, forward and straight-through gradient."""
 
+from . import fused
 from .activation import ActivationQuantizer
 from .base import Quantizer
 from .fake_quant import quantize_activation, quantize_unit, quantize_weight
@@ -18,6 +19,7 @@ __all__ = [
     'WeightGrid',
     'WeightQuantizer',
     'bipolar',
+    'fused',
     'quantize_activation',
     'quantize_unit',
     'quantize_weight',

@@ -1,7 +1,8 @@
 """Fake quantization: values on an integer grid, with straight-through gradients.
 
 Each function is a pair of formulas, a forward and a gradient. All arithmetic is float32; the result
-has the dtype of the input, so that autocast regions stay in half precision.
+has the dtype of the input, so that autocast regions stay in half precision. On GPUs the same formulas
+run as one kernel a pass, see fused.py.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from .fused import fused_for
 from .grids import WeightGrid, round_half_up
 
 
@@ -30,6 +32,8 @@ def quantize_activation(
     dy/dstep = grad_scale * (q - u inside, q - zero_point outside).  LSQ (Esser et al., 2020), eq. 1-3.
     x: any shape; step, zero_point: scalars. For zero_point None (0) a ReLU before it changes nothing.
     """
+    if fused := fused_for(x):
+        return fused.quantize_activation(x, step, zero_point, bits, grad_scale)
     if not torch.is_grad_enabled():
         return _activation_values(x, step, zero_point, bits)
     return _QuantizeActivation.apply(x, step, zero_point, bits, grad_scale)
@@ -82,6 +86,8 @@ def quantize_weight(w: Tensor, step: Tensor, grid: WeightGrid, grad_scale: float
     outside or inside by its size alone); dy/dstep = grad_scale * (v - w / step inside, v outside).
     LSQ (Esser et al., 2020), eq. 1-3.
     """
+    if fused := fused_for(w):
+        return fused.quantize_weight(w, step, *grid, grad_scale)
     return _QuantizeWeight.apply(w, step, grid, grad_scale)
 
 

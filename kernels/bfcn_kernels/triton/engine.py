@@ -1,0 +1,118 @@
+"""A packed model on a GPU, or without one in Triton's interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bfcn_kernels import Graph, Model, read, reference
+from bfcn_kernels.triton.codes import Map, to_codes
+from bfcn_kernels.triton.device import pick_device
+from bfcn_kernels.triton.plan import Network, Plan
+
+_PLANS_KEPT = 4  # one per batch and image size
+
+
+class Engine:
+    """An engine as in `bfcn_kernels.load`, from a file, a Model or a Graph; `run` takes batches.
+
+    Plans are made per batch and image size and the latest few are kept: an arena for all maps and, on a
+    GPU, a CUDA graph of the whole network; `profile` then tells of each step run by itself.
+    threads is accepted as by every engine, and has no effect.
+    Raises RuntimeError without a GPU (see docs/gpu.md), FileError or GraphError for a bad file.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Model | Graph,
+        threads: int = 1,
+        device: str | torch.device | None = None,
+    ):
+        self.device = pick_device(device)
+        if isinstance(model, str | Path):
+            model = read(model)
+        self.graph = model if isinstance(model, Graph) else model.graph
+        self.network = Network(self.graph, self.device)
+        self._plans: dict[tuple, Plan] = {}
+        self._latest: Plan | None = None
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Labels uint8 (h, w) of a uint8 RGB image (h, w, 3), or the last op's value."""
+        plan = self._run(_batch(image))
+        return _array(plan.maps[self.graph.output])
+
+    def trace(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Every value by op name: codes and labels uint8, scores float32, (h, w, channels)."""
+        images = _batch(image)
+        plan = self._latest = self.plan(*images.shape[:3], traced=True)
+        return {name: _array(value) for name, value in plan.trace(images)}
+
+    def run(self, images: torch.Tensor, keep: Iterable[str]) -> dict[str, torch.Tensor]:
+        """The values in `keep` for uint8 RGB images (n, 3, h, w) on any device: codes uint8 and scores
+        float32 (n, channels, h, w), labels uint8 (n, h, w), on the engine's device."""
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
+            raise ValueError(
+                f'images must be uint8 (n, 3, h, w) RGB, got {images.dtype} {tuple(images.shape)}'
+            )
+        keep, images = set(keep), images.permute(0, 2, 3, 1)
+        if unknown := keep - {op.name for op in self.graph.ops}:
+            raise ValueError(f'the graph has no value named {sorted(unknown)[0]!r}')
+        if keep <= {self.graph.output, self.graph.logits}:
+            plan = self._run(images)
+            return {name: _tensor(plan.maps[name]) for name in keep}
+        plan = self._latest = self.plan(*images.shape[:3], traced=True)
+        return {name: _tensor(value) for name, value in plan.trace(images) if name in keep}
+
+    @property
+    def logits(self) -> np.ndarray | None:
+        """float32 (h, w, classes) of the latest call's first image."""
+        return self._latest and _array(self._latest.maps[self.graph.logits])
+
+    @property
+    def profile(self) -> list[tuple[str, str, float]]:
+        """(op's name, 'bit_conv' etc., seconds) of the latest call's plan."""
+        return self._latest.profile if self._latest else []
+
+    @property
+    def peak_bytes(self) -> int:
+        """Of the arena that holds every map of the latest call."""
+        return self._latest.peak_bytes if self._latest else 0
+
+    def plan(self, batch: int, height: int, width: int, traced: bool = False) -> Plan:
+        """What runs images of one size: made at the first call, kept for the latest few sizes."""
+        key = batch, height, width, traced
+        if key not in self._plans:
+            while len(self._plans) >= _PLANS_KEPT:
+                self._plans.pop(next(iter(self._plans)))
+            self._plans[key] = Plan(self.network, *key)
+        return self._plans[key]
+
+    def _run(self, images: torch.Tensor) -> Plan:
+        self._latest = self.plan(*images.shape[:3])
+        self._latest.run(images)
+        return self._latest
+
+
+def _batch(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(reference.check_image(image)))[None]
+
+
+def _tensor(value: Map) -> torch.Tensor:
+    """A copy in the order (n, channels, h, w); labels (n, h, w)."""
+    if value.value.kind == 'codes':
+        return to_codes(value).permute(0, 3, 1, 2).contiguous()
+    if value.value.kind == 'labels':
+        return value.data.reshape(value.batch, *value.grid).clone()
+    scores = value.data.reshape(value.batch, *value.grid, -1)
+    return scores.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
+
+
+def _array(value: Map) -> np.ndarray:
+    """The first image of a map, (h, w, channels) or (h, w)."""
+    if value.value.kind == 'codes':
+        return to_codes(value)[0].cpu().numpy()
+    shape = (value.batch, *value.grid, *value.data.shape[1:])
+    return value.data.reshape(shape)[0].cpu().numpy().copy()

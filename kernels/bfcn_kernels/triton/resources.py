@@ -1,0 +1,213 @@
+"""Compile every kernel of a network for GPUs that need not be there, and tell what each one takes.
+
+    python -m bfcn_kernels.triton.resources docs/gpu_resources.csv    (make gpu-compile)
+
+Kernels go through the launcher that a GPU would use, up to the launch itself: the same specialization of
+arguments, the same options. `check` then reads the PTX: int8 tensor cores in every bit_conv, and no
+float32 operation that fuses, flushes denormals or divides approximately.
+"""
+
+import argparse
+import csv
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import jit
+from triton.runtime.jit import JITFunction
+
+from bfcn_kernels.conv import BitConv
+from bfcn_kernels.graph import Graph
+from bfcn_kernels.nets import resnet_bfcn, toy
+from bfcn_kernels.triton import fake_quant, tuning
+from bfcn_kernels.triton.device import INTERPRETED
+from bfcn_kernels.triton.plan import Network, Plan
+
+ARCHITECTURES = (80, 90)
+TENSOR_CORE = re.compile(
+    r'mma\.sync\.aligned\.m16n8k32[.\w]*\.s32\.s8\.s8|wgmma\.mma_async[.\w]*\.s32\.s8\.s8'
+)
+INEXACT = re.compile(r'\bfma\.\w+\.f32|\.ftz\b|div\.(?:full|approx)\.f32|rcp\.approx')
+BINARIES = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin'
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one compiled kernel takes. spills: bytes of local memory a thread; shared: bytes a block."""
+
+    kernel: str
+    layer: str
+    sm: int
+    tile: str
+    warps: int
+    stages: int
+    registers: int
+    spills: int
+    shared: int
+    tensor_core: str
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kernel, the layer that asked for it, its tile and the compiler's product."""
+
+    kernel: str
+    layer: str
+    tile: str
+    product: object
+
+
+def compile_graph(
+    graph: Graph, size: tuple[int, int], sm: int, every_configuration: bool = False
+) -> Iterator[Compiled]:
+    """Every distinct kernel that a run on (h, w) launches, compiled for compute capability sm / 10.
+
+    every_configuration: bit_conv in each one that tuning may choose, else in the rule's choice.
+    """
+    network, seen = Network(graph, torch.device('cpu')), set()
+    network.wgmma = sm >= 90
+    with compiling(sm) as products:
+        plan = Plan(network, 1, *size, traced=True)
+        for index, step in enumerate(plan.schedule):
+            for tile, launch in _launches(plan, index, every_configuration):
+                products.clear()
+                launch()
+                for name, product in products:
+                    if product.hash not in seen:
+                        seen.add(product.hash)
+                        yield Compiled(name, step.op.name, tile, product)
+
+
+def compile_training(sm: int) -> Iterator[Compiled]:
+    """The kernels of fake quantization, forward and backward, float32 and bfloat16."""
+    with compiling(sm) as products:
+        for dtype in (torch.float32, torch.bfloat16):
+            x = torch.zeros(4, 8, 16, 32, dtype=dtype, requires_grad=True)
+            steps = torch.ones(4, 1, 1, 1, requires_grad=True)
+            step, zero_point = torch.tensor(1.0, requires_grad=True), torch.tensor(1.0)
+            fake_quant.quantize_activation(x, step, None, 2, 1.0).backward(x.detach())
+            fake_quant.quantize_activation(x, step, zero_point, 4, 1.0).backward(x.detach())
+            fake_quant.quantize_weight(x, steps, 1, 2, 1, 1.0).backward(x.detach())
+            fake_quant.quantize_weight(x, steps, 4, 1, 8, 1.0).backward(x.detach())
+            for name, product in products:
+                yield Compiled(name, str(dtype).removeprefix('torch.'), '', product)
+            products.clear()
+
+
+def _launches(plan: Plan, index: int, every_configuration: bool) -> Iterator[tuple[str, object]]:
+    """(tile, function that launches) of a step."""
+    step = plan.schedule[index]
+    if not isinstance(step.op, BitConv):
+        yield '', lambda: plan.launch(index)
+        return
+    key = step.op, plan.network.forms(step.op), plan.maps[step.op.name].pixels
+    key += (plan.network.wgmma,)
+    for config in tuning.candidates(*key) if every_configuration else [tuning.default(*key)]:
+        conv = plan.network.conv(step.op, config)
+        sources = [plan.maps[name] for name in step.sources]
+        tile = f'{config.pixels}x{config.channels}x{config.k}{" bytes" if config.as_bytes else ""}'
+        yield tile, lambda c=config, conv=conv, s=sources: conv(s, plan.maps[step.op.name], c)
+
+
+@contextmanager
+def compiling(sm: int) -> Iterator[list[tuple[str, object]]]:
+    """Launches compile for sm and stop there; the list gets (kernel's name, product) of each."""
+    if INTERPRETED:
+        raise RuntimeError('kernels are interpreted: unset TRITON_INTERPRET to compile them')
+    products, run = [], JITFunction.run
+
+    def compile_only(self, *args, grid, warmup, **kwargs):
+        product = run(self, *args, grid=grid, warmup=True, **kwargs)
+        products.append((self.__name__.removesuffix('_kernel'), product))
+        return product
+
+    no_driver = SimpleNamespace(active=_NoDriver(sm))
+    with patch.object(JITFunction, 'run', compile_only), patch.object(jit, 'driver', no_driver):
+        yield products
+
+
+class _NoDriver:
+    """As much of a driver as compiling asks for; its device's number is the architecture."""
+
+    def __init__(self, sm: int):
+        self._target = GPUTarget('cuda', sm, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return self._target.arch
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def check(compiled: Compiled) -> list[str]:
+    """What is wrong with a kernel's PTX; nothing if it keeps the contract."""
+    ptx, wrong = compiled.product.asm['ptx'], []
+    if compiled.kernel == 'bit_conv' and not TENSOR_CORE.search(ptx):
+        wrong.append('no int8 tensor-core instruction')
+    if found := INEXACT.search(ptx):
+        wrong.append(f'{found.group()!r} is not exact')
+    return wrong
+
+
+def report(compiled: Compiled) -> Report:
+    """Registers, spills and shared memory, by ptxas."""
+    product = compiled.product
+    sm, ptx = product.metadata.target.arch, product.asm['ptx']
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, 'kernel.ptx')
+        source.write_text(ptx)
+        name = f'sm_{sm}a' if sm >= 90 else f'sm_{sm}'
+        command = [BINARIES / 'ptxas', '-v', f'--gpu-name={name}', '--fmad=false', source]
+        command += ['-o', Path(folder, 'kernel.cubin')]
+        log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    spills = sum(map(int, re.findall(r'(\d+) bytes spill', log)))
+    tensor_core = TENSOR_CORE.search(ptx)
+    return Report(
+        compiled.kernel, compiled.layer, sm, compiled.tile, product.metadata.num_warps,
+        product.metadata.num_stages, int(re.search(r'Used (\d+) registers', log).group(1)), spills,
+        product.metadata.shared, tensor_core.group().split('.')[0] if tensor_core else '',
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('table', type=Path, help='the CSV to write')
+    parser.add_argument('--depth', type=int, choices=(18, 50), default=50)
+    parser.add_argument('--bits', nargs=2, type=int, default=(1, 2), metavar=('W', 'A'))
+    parser.add_argument('--size', nargs=2, type=int, default=(1024, 2048), metavar=('H', 'W'))
+    parser.add_argument('--sm', nargs='+', type=int, default=ARCHITECTURES)
+    parser.add_argument('--fast', action='store_true', help="only the rule's choice for each layer")
+    args = parser.parse_args()
+    network, wrong, rows = resnet_bfcn(args.depth, *args.bits), [], []
+    for sm in args.sm:
+        for compiled in chain(
+            compile_training(sm),
+            compile_graph(toy(), (24, 36), sm),  # every op
+            compile_graph(network, tuple(args.size), sm, not args.fast),
+        ):
+            rows.append(report(compiled))
+            wrong += [f'{rows[-1]}: {what}' for what in check(compiled)]
+            print(*asdict(rows[-1]).values(), sep='\t', flush=True)
+    with args.table.open('w', newline='') as file:
+        writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(map(asdict, rows))
+    print(f'{len(rows)} kernels, {len(wrong)} of them wrong', *wrong, sep='\n')
+    raise SystemExit(bool(wrong))
+
+
+if __name__ == '__main__':
+    main()

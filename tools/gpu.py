@@ -1,0 +1,295 @@
+"""The packed network on this GPU: first that it is right, then how fast it is. (make gpu)
+
+Every feature map against the oracle and the C engine; then end to end against half precision, layer by
+layer against the roofline, and the training step of the quantized network against its float one. Writes
+gpu.csv, gpu_layers.csv and gpu.png; nothing is timed where anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / part) for part in ('', 'kernels')]
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from _gpu_peers import FloatTwin, captured, median_ms  # noqa: E402
+
+from bfcn_kernels import Graph, Metadata, Model, fast, load, read, reference, write  # noqa: E402
+from bfcn_kernels.builder import random_image  # noqa: E402
+from bfcn_kernels.conv import BitConv  # noqa: E402
+from bfcn_kernels.nets import resnet_bfcn, toy  # noqa: E402
+from bfcn_kernels.testing import random_graph  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZES = ((160, 256), (512, 1024), (1024, 2048))
+BATCHES = (1, 8)
+TRAINED = 'configs/bfcn_r50_cityscapes_1w2a.py'
+# int8 tensor-core MAC/s (dense) and bytes/s of memory, by the makers' data sheets.
+PEAKS = {'A100': (3.12e14, 2.0e12), 'H100': (9.9e14, 3.35e12), 'H200': (9.9e14, 4.8e12)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--model', type=Path, help='a packed file (default: R50, random weights)')
+    parser.add_argument('--bits', nargs=2, type=int, default=(1, 2), metavar=('W', 'A'))
+    parser.add_argument('--out', type=Path, default=ROOT / 'gpu_out', help='folder to write to')
+    parser.add_argument(
+        '--minutes', type=float, default=8, help='what would take longer is left out'
+    )
+    parser.add_argument('--check', action='store_true', help='only that all is right')
+    parser.add_argument(
+        '--smoke',
+        action='store_true',
+        help='all of it once, tiny, in the interpreter: no GPU needed, times mean nothing, writes none',
+    )
+    args = parser.parse_args()
+    if args.smoke:
+        os.environ['TRITON_INTERPRET'] = '1'
+    try:
+        from bfcn_kernels.triton import Engine
+        from bfcn_kernels.triton.device import pick_device
+
+        device = pick_device()
+    except RuntimeError as error:
+        sys.exit(f'{error}; or give --smoke')
+    try:
+        bench = Bench(args, device, Engine)
+    except (OSError, ValueError) as error:
+        sys.exit(f'{type(error).__name__}: {error}')
+    bench.check()
+    bench.check_training()
+    if not args.check:
+        bench.time()
+        bench.train()
+        bench.write()
+
+
+class Bench:
+    """One run: rows of end-to-end and of layer times."""
+
+    def __init__(self, args: argparse.Namespace, device: torch.device, engine: type) -> None:
+        self.args, self.device, self.make = args, device, engine
+        self.stop = time.perf_counter() + 60 * args.minutes
+        self.rows: list[dict] = []
+        self.layers: list[dict] = []
+        self.sizes, self.batches = (((17, 24),), (1, 2)) if args.smoke else (SIZES, BATCHES)
+        self.name = torch.cuda.get_device_name(device) if device.type == 'cuda' else 'interpreter'
+        args.out.mkdir(parents=True, exist_ok=True)
+        self.path = args.model or self._random_model()
+        self.graph = read(self.path).graph
+        print(f'{self.name}, torch {torch.__version__}, {self.path.name}', flush=True)
+
+    def check(self) -> None:
+        """Stop unless every value equals the oracle's, and labels and scores the C engine's."""
+        graphs, sizes = {'toy': toy()}, ((9, 12),)
+        if not self.args.smoke:
+            graphs |= {f'random {seed}': random_graph(seed, 6) for seed in range(4)}
+            sizes = (1, 1), (33, 17), (64, 96)
+        os.environ['BFCN_TUNE'], asked = '0', os.environ.get('BFCN_TUNE', '1')  # the rule will do
+        for name, graph in graphs.items():
+            for size in sizes:
+                image = random_image(*size)
+                expected = reference.run(graph, image, fast.bit_conv_accumulate)
+                self._same(name, graph, expected, self.make(graph).trace(image))
+        os.environ['BFCN_TUNE'] = asked
+        print(f'right: every value of {len(graphs)} graphs at {sizes}', flush=True)
+        c_engine, ours = load(self.path, 'cpu', threads=os.cpu_count()), self.make(self.graph)
+        for size in self.sizes[:2]:
+            image = random_image(*size)
+            expected = {'labels': c_engine(image), 'scores': c_engine.logits}
+            got = {'labels': ours(image), 'scores': ours.logits}
+            for name, value in expected.items():
+                if not np.array_equal(value, got[name]):
+                    sys.exit(f'{self.path.name} at {size}: {name} differ from the C engine')
+        print(f'right: {self.path.name} equals the C engine at {self.sizes[:2]}', flush=True)
+
+    def check_training(self) -> None:
+        """Stop unless fused fake quantization equals the formulas in torch ops on this device."""
+        from bfcn_kernels.triton import fake_quant as fused
+        from bfcn_mm.quantizers import bipolar, fake_quant
+
+        torch.manual_seed(0)
+        grid = bipolar(2)
+        for dtype in (torch.float32, torch.float16 if self.args.smoke else torch.bfloat16):
+            x, grad = (torch.randn(4, 6, 9, 7, device=self.device).to(dtype) for _ in range(2))
+            steps = torch.rand(4, 1, 1, 1, device=self.device) + 0.1
+            step, rest = steps[0, 0, 0, 0].clone(), (None, 2, 0.5)
+            pairs = {
+                'activations': (
+                    _gradients(fused.quantize_activation, x, step, grad, rest),
+                    _gradients(fake_quant._QuantizeActivation.apply, x, step, grad, rest),
+                ),
+                'weights': (
+                    _gradients(fused.quantize_weight, x, steps, grad, (*grid, 0.5)),
+                    _gradients(fake_quant._QuantizeWeight.apply, x, steps, grad, (grid, 0.5)),
+                ),
+            }
+            for name, (ours, theirs) in pairs.items():
+                equal = all(torch.equal(a, b) for a, b in zip(ours[:2], theirs[:2], strict=True))
+                if not equal or not torch.allclose(ours[2], theirs[2], rtol=1e-4, atol=1e-4):
+                    sys.exit(f'fake quantization of {name} in {dtype} differs from torch ops')
+        print('right: fused fake quantization, values and gradients', flush=True)
+
+    @staticmethod
+    def _same(name: str, graph: Graph, expected: dict, got: dict) -> None:
+        for op in graph.ops:
+            a, b = expected[op.name], got[op.name]
+            if a.shape != b.shape or a.tobytes() != np.ascontiguousarray(b).tobytes():
+                sys.exit(f'{name}: {op.name} differs from the oracle')
+
+    def time(self) -> None:
+        """Whole networks; the largest single image first, since that is what targets speak of."""
+        engine = self.make(self.graph)
+        cases = [(batch, size) for batch in self.batches for size in reversed(self.sizes)]
+        for batch, size in cases:
+            images = torch.from_numpy(
+                np.stack([random_image(*size, seed) for seed in range(batch)])
+            ).to(self.device)
+            plan = engine.plan(batch, *size)
+            self._row('packed', batch, size, lambda p=plan, x=images: p.run(x), plan.peak_bytes)
+            if batch == 1:
+                self._layers(plan, size)
+            self._peers(batch, size, images)
+
+    def _peers(self, batch: int, size: tuple[int, int], images: torch.Tensor) -> None:
+        """Half precision, channels last: eager, a CUDA graph of it, and compiled if time allows."""
+        twin = FloatTwin(self.graph, size).to(self.device).eval()
+        with torch.no_grad():
+            peak = self._peak_bytes(lambda: twin(images))
+            self._row('fp16 eager', batch, size, lambda: twin(images), peak)
+            if self.device.type == 'cuda':
+                replay = captured(lambda: twin(images), self.device)
+                self._row('fp16 CUDA graph', batch, size, replay, peak)
+            left = self.stop - time.perf_counter()
+            if self.device.type == 'cuda' and batch == 1 and left > 180:
+                compiled = torch.compile(twin, mode='max-autotune', dynamic=False)
+                self._row('fp16 max-autotune', batch, size, lambda: compiled(images), peak)
+
+    def _peak_bytes(self, function) -> int:
+        """Bytes that a call allocates at once, parameters left out."""
+        if self.device.type != 'cuda':
+            return 0
+        function()
+        torch.cuda.synchronize(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        function()
+        torch.cuda.synchronize(self.device)
+        return torch.cuda.max_memory_allocated(self.device) - before
+
+    def _row(self, what: str, batch: int, size: tuple[int, int], function, peak: int) -> None:
+        with torch.no_grad():
+            middle, low, high = median_ms(function, self.device, 0 if self.args.smoke else 1.5)
+        row = dict(
+            what=what, height=size[0], width=size[1], batch=batch, ms=f'{middle:.4g}',
+            ms_q1=f'{low:.4g}', ms_q3=f'{high:.4g}', peak_mb=f'{peak / 2**20:.4g}',
+        )  # fmt: skip
+        self.rows.append(row)
+        print(*row.values(), sep='\t', flush=True)
+
+    def _layers(self, plan, size: tuple[int, int]) -> None:
+        """Seconds of each step, and what share of them the roofline would take."""
+        peaks = next((v for key, v in PEAKS.items() if key in self.name), None)
+        for step, (name, kind, seconds) in zip(plan.schedule, plan.profile, strict=True):
+            out = plan.maps[name]
+            moved = sum(plan.maps[s].data.nbytes for s in step.sources) + out.data.nbytes
+            macs = 0
+            if isinstance(step.op, BitConv):
+                macs = out.pixels * sum(term.weight.size for term in step.op.terms)
+                moved += sum(term.weight.size * term.bits // 8 for term in step.op.terms)
+            share = ''
+            if peaks:
+                share = f'{max(macs / peaks[0], moved / peaks[1]) / max(seconds, 1e-9):.3f}'
+            row = dict(
+                height=size[0], width=size[1], layer=name, op=kind, us=f'{1e6 * seconds:.4g}'
+            )
+            row |= dict(macs=macs, bytes=moved, roofline_share=share)
+            self.layers.append(row | dict(tile=str(plan.configs.get(name, ''))))
+
+    def train(self) -> None:
+        """The step of a quantized network over its float one's, bf16 autocast."""
+        if self.args.smoke:
+            return
+        if self.stop - time.perf_counter() < 45:
+            print('the training step is not run: no time is left')
+            return
+        import benchmark  # imports mmseg
+
+        options = argparse.Namespace(
+            config=str(ROOT / TRAINED), size=(512, 1024), batch=8, device=str(self.device), seed=0
+        )
+        times = {}
+        for kind in ('float', 'quantized'):
+            step = benchmark.make_step(options, kind)
+            with torch.autocast(self.device.type, torch.bfloat16):
+                times[kind] = median_ms(step, self.device, 8)
+            del step
+            torch.cuda.empty_cache()
+            row = dict(what=f'training step, {kind}', height=512, width=1024, batch=8)
+            names = ('ms', 'ms_q1', 'ms_q3')
+            row |= {n: f'{t:.4g}' for n, t in zip(names, times[kind], strict=True)}
+            self.rows.append(row | dict(peak_mb=''))
+        ratio = times['quantized'][0] / times['float'][0]
+        print(f'training step, quantized over float: {ratio:.3f}', flush=True)
+
+    def write(self) -> None:
+        """The two tables and the chart."""
+        if self.args.smoke:
+            print('smoke: all of it ran; nothing is written, since these times mean nothing')
+            return
+        about = dict(device=self.name, torch=torch.__version__, model=self.path.name)
+        for name, rows in (('gpu.csv', self.rows), ('gpu_layers.csv', self.layers)):
+            with (self.args.out / name).open('w', newline='') as file:
+                table = csv.DictWriter(file, [*rows[0], *about], lineterminator='\n')
+                table.writeheader()
+                table.writerows(row | about for row in rows)
+        plot(self.args.out / 'gpu.png', self.rows, self.name)
+        print(f'written: {self.args.out}')
+
+    def _random_model(self) -> Path:
+        """The paper's network with random weights; in a smoke run a small one."""
+        width = dict(depth=18, width=8, classes=5) if self.args.smoke else dict(depth=50)
+        weight, activation = self.args.bits
+        graph = resnet_bfcn(w=weight, a=activation, **width)
+        path = self.args.out / f'r{width["depth"]}_{weight}w{activation}a.gguf'
+        write(path, Model(graph, Metadata(path.stem)))
+        return path
+
+
+def _gradients(function, x, step, grad, rest) -> tuple[torch.Tensor, ...]:
+    """(y, dy/dx, dy/dstep)"""
+    x, step = x.clone().requires_grad_(), step.clone().requires_grad_()
+    y = function(x, step, *rest)
+    y.backward(grad)
+    return y.detach(), x.grad, step.grad
+
+
+def plot(path: Path, rows: list[dict], device: str) -> None:
+    """Images a second by size, batch and form."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in rows if not row['what'].startswith('training')]
+    cases = list(dict.fromkeys((r['batch'], r['height'], r['width']) for r in rows))
+    kinds = list(dict.fromkeys(row['what'] for row in rows))
+    figure = Figure(figsize=(1.5 * len(cases) + 2, 4), dpi=140)
+    axes, width = figure.subplots(), 0.8 / len(kinds)
+    for index, kind in enumerate(kinds):
+        mine = {(r['batch'], r['height'], r['width']): r for r in rows if r['what'] == kind}
+        at = [x + (index - (len(kinds) - 1) / 2) * width for x, c in enumerate(cases) if c in mine]
+        speed = [1e3 * c[0] / float(mine[c]['ms']) for c in cases if c in mine]
+        axes.bar(at, speed, width * 0.92, label=kind)
+    axes.set_yscale('log')
+    axes.set_xticks(range(len(cases)), [f'{h}x{w}\nbatch {b}' for b, h, w in cases])
+    axes.set(ylabel='images/s', title=device)
+    axes.legend(frameon=False)
+    figure.savefig(path, bbox_inches='tight')
+
+
+if __name__ == '__main__':
+    main()
