@@ -27,7 +27,7 @@ demo: $(VENV)/installed  ## install, train float -> 1-2 bit on built-in scenes, 
 test: test-c  ## install and run the whole test suite
 	$(BIN)/$(PYTEST)
 
-test-c: $(VENV)/installed  ## the C tests, plain and under sanitizers
+test-c: $(VENV)/with-dev  ## the C tests, plain and under sanitizers
 	@set -e; mkdir -p build; for kind in plain address,undefined thread; do \
 	  if [ $$kind = thread ]; then only='^threads$$'; else only=.; fi; \
 	  echo "C tests, $$kind"; \
@@ -39,13 +39,13 @@ test-c: $(VENV)/installed  ## the C tests, plain and under sanitizers
 test-onedl: $(ONEDL)/installed  ## what touches mmseg, on its maintained fork
 	$(ONEDL)/bin/$(PYTEST) tests
 
-fuzz: $(VENV)/installed  ## libFuzzer on the loader (needs clang) for FUZZ_SECONDS
+fuzz: $(VENV)/with-dev  ## libFuzzer on the loader (needs clang) for FUZZ_SECONDS
 	CC=$(CLANG) $(BIN)/cmake -S kernels -B build/fuzz -DBFCN_TOOLS=OFF >/dev/null
 	$(BIN)/cmake --build build/fuzz --target fuzz -j $(JOBS)
 	mkdir -p build/fuzz/corpus && cp kernels/tests/data/toy.gguf build/fuzz/corpus
 	build/fuzz/tests/fuzz -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 build/fuzz/corpus
 
-lint: $(VENV)/installed  ## ruff and clang-format, changing nothing
+lint: $(VENV)/with-dev  ## ruff and clang-format, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(if $(C_FILES),$(BIN)/clang-format --dry-run -Werror $(C_FILES))
@@ -53,28 +53,28 @@ lint: $(VENV)/installed  ## ruff and clang-format, changing nothing
 doctor: $(VENV)/installed  ## what is installed, what is broken, how to fix it
 	$(BIN)/python tools/doctor.py
 
-bench: $(VENV)/benched  ## install peers, measure on an idle machine (under an hour), write docs
+bench: $(VENV)/with-bench  ## install peers, measure on an idle machine (under an hour), write docs
 	rm -f results/cpu.csv
 	$(BIN)/python tools/benchmark.py kernels --csv results/kernels.csv
 	$(BENCH) --size 160 256 --size 360 480 --threads $(BENCH_THREADS) --isa all
 	$(BENCH) --size 1024 2048 --peers onnxruntime openvino
 	$(BIN)/python tools/performance.py
 
-gpu: $(VENV)/installed  ## on an NVIDIA GPU: is the Triton engine right, and how fast (8 minutes)
+gpu: $(VENV)/with-dev  ## on an NVIDIA GPU: is the Triton engine right, and how fast (8 minutes)
 	$(BIN)/python tools/gpu.py
 
-gpu-compile: $(VENV)/installed  ## no GPU: run compiled Triton kernels on a machine in numpy, list their needs
+gpu-compile: $(VENV)/with-dev  ## no GPU: run compiled Triton kernels on a machine in numpy, list their needs
 	BFCN_FULL=1 $(BIN)/$(PYTEST) kernels/tests/test_triton_compiled.py
 	PYTHONPATH=kernels $(BIN)/python -m bfcn_kernels.triton.resources docs/gpu_resources.csv
 
 clean:  ## remove both environments and everything that was built
 	rm -rf $(VENV) $(ONEDL) build dist *.egg-info demo_out gpu_out .pytest_cache .ruff_cache
 
-$(VENV)/installed: EXTRAS := mmseg,dev
+$(VENV)/installed: EXTRAS := mmseg,demo
 $(ONEDL)/installed: EXTRAS := onedl,dev
-$(VENV)/benched: $(VENV)/installed
-	@echo "Installing ONNX Runtime, OpenVINO and NNCF into $(VENV) ..."
-	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
+$(VENV)/with-%: $(VENV)/installed
+	@echo "Installing what bfcn_mm[$*] adds to $(VENV) ..."
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -q -c constraints.txt -e '.[$*]'
 	@touch $@
 %/installed: $(INSTALL_INPUTS)
 	@$(PYTHON) -c "$(RELEASE_CHECK)"

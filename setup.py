@@ -69,6 +69,7 @@ setup(
             'onedl-mmcv==2.3.6',
         ],
         'export': ['gguf'],
+        'demo': ['gguf', 'onnx', 'onnxruntime'],
         'bench': ['gguf', 'matplotlib', 'nncf', 'onnx', 'onnxruntime', 'openvino'],
         'triton': [TRITON],
         'dev': [
