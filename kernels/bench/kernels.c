@@ -31,7 +31,7 @@ static double now(void) {
 static double ceiling(const struct gemm_kernel *k, const struct layer *l) {
   const unsigned passes =
       k->pass_planes ? (l->activation_bits + k->pass_planes - 1) / k->pass_planes : 1;
-  if (k->isa != ISA_AVX512) return 0;
+  if (strcmp(bfcn_backend(k->isa)->name, "avx512")) return 0;
   if (k->form == FORM_INT8) return 64;
   if (k->form == FORM_LUT6) return 64.0 * 6 / (l->weight_bits * passes);
   return 512 / 1.5 / (l->weight_bits * passes * k->pass_planes);

@@ -1,0 +1,52 @@
+/* NEON on ARMv7 and on AArch64 from one source: what differs between the two. */
+#ifndef BFCN_NEON_H
+#define BFCN_NEON_H
+
+/* NEON is part of AArch64; an ARMv7 build has it where its flags say so (cmake/armv7.cmake). */
+#if defined(__aarch64__) || (defined(__arm__) && defined(__ARM_NEON))
+#define BFCN_NEON 1
+
+#include "target.h"
+
+#include <arm_neon.h>
+
+/* table[index[i]] of 16 entries: one TBL, or two VTBL2 of 8 lookups each. */
+static inline uint8x16_t look_up(uint8x16_t table, uint8x16_t index) {
+#if defined(__aarch64__)
+  return vqtbl1q_u8(table, index);
+#else
+  const uint8x8x2_t halves = {{vget_low_u8(table), vget_high_u8(table)}};
+  return vcombine_u8(vtbl2_u8(halves, vget_low_u8(index)), vtbl2_u8(halves, vget_high_u8(index)));
+#endif
+}
+
+/* Sums of neighbours: a's, then b's. */
+static inline uint8x16_t pairs_u8(uint8x16_t a, uint8x16_t b) {
+#if defined(__aarch64__)
+  return vpaddq_u8(a, b);
+#else
+  return vcombine_u8(vpadd_u8(vget_low_u8(a), vget_high_u8(a)),
+                     vpadd_u8(vget_low_u8(b), vget_high_u8(b)));
+#endif
+}
+
+static inline uint16x8_t pairs_u16(uint16x8_t a, uint16x8_t b) {
+#if defined(__aarch64__)
+  return vpaddq_u16(a, b);
+#else
+  return vcombine_u16(vpadd_u16(vget_low_u16(a), vget_high_u16(a)),
+                      vpadd_u16(vget_low_u16(b), vget_high_u16(b)));
+#endif
+}
+
+static inline int32x4_t pairs_s32(int32x4_t a, int32x4_t b) {
+#if defined(__aarch64__)
+  return vpaddq_s32(a, b);
+#else
+  return vcombine_s32(vpadd_s32(vget_low_s32(a), vget_high_s32(a)),
+                      vpadd_s32(vget_low_s32(b), vget_high_s32(b)));
+#endif
+}
+
+#endif
+#endif
