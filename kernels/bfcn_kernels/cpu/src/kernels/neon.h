@@ -15,8 +15,12 @@ static inline uint8x16_t look_up(uint8x16_t table, uint8x16_t index) {
 #if defined(__aarch64__)
   return vqtbl1q_u8(table, index);
 #else
-  const uint8x8x2_t halves = {{vget_low_u8(table), vget_high_u8(table)}};
-  return vcombine_u8(vtbl2_u8(halves, vget_low_u8(index)), vtbl2_u8(halves, vget_high_u8(index)));
+  uint8x16_t found; /* vtbl2_u8() would move the table to a pair of its own first (gcc 12) */
+  __asm__("vtbl.8 %e0, {%e1, %f1}, %e2\n\t"
+          "vtbl.8 %f0, {%e1, %f1}, %f2"
+          : "=&w"(found)
+          : "w"(table), "w"(index));
+  return found;
 #endif
 }
 

@@ -17,19 +17,61 @@ static inline void add_to(uint16_t *sums, uint16x8_t v, const struct gemm *g) {
   vst1q_u16(sums, v);
 }
 
+/* 16 outputs from lanes of two bytes: the odd bytes belong to the second 8. */
+static inline void add_bytes(uint16_t *sums, uint16x8_t both, uint16x8_t odd,
+                             const struct gemm *g) {
+  add_to(sums, vsubq_u16(both, vshlq_n_u16(odd, 8)), g);
+  add_to(sums + 8, odd, g);
+}
+
+/* Add bytes to 16-bit sums: wide[0] counts whole lanes modulo 2^16, wide[1] their upper bytes. On
+ * ARMv7, whose registers hold the bytes alone, the sums stay in memory, 32 bytes a load. */
+static inline void widen(uint16x8_t wide[2], uint8x16_t bytes, int first) {
+  const uint16x8_t both = vreinterpretq_u16_u8(bytes);
+  if (first) {
+    wide[0] = both;
+    wide[1] = vshrq_n_u16(both, 8);
+    return;
+  }
+#if defined(__arm__)
+  __asm__("vld1.16 {d16-d19}, [%1]\n\t"
+          "vadd.i16 q8, q8, %q2\n\t"
+          "vsra.u16 q9, %q2, #8\n\t"
+          "vst1.16 {d16-d19}, [%1]"
+          : "+m"(*(uint16x8_t(*)[2])wide)
+          : "r"(wide), "w"(both)
+          : "d16", "d17", "d18", "d19");
+#else
+  wide[0] = vaddq_u16(wide[0], both);
+  wide[1] = vsraq_n_u16(wide[1], both, 8);
+#endif
+}
+
 /* p pixels x nv vectors of 16 outputs x 4 channels: a lookup and an addition. Bytes are summed for
- * at most `run` lookups, then widened: total counts 16-bit lanes, high their upper bytes. */
+ * at most `run` lookups, then widened, once at the end where that suffices. */
 TILE lut4_tile(const struct gemm *g, const int p, const int nv, const size_t run) {
   const size_t runs = (g->steps + run - 1) / run, even = (g->steps + runs - 1) / runs;
-  uint16x8_t total[8], high[8];
+  uint16x8_t wide[8][2];
+  uint8x16_t bytes[8];
   UNROLLED
-  for (int i = 0; i < p * nv; i++) total[i] = high[i] = vdupq_n_u16(0);
+  for (int i = 0; i < p * nv; i++) bytes[i] = vdupq_n_u8(0);
+  size_t left = run; /* lookups that a byte can still take */
+  int first = 1;
+#define WIDEN                                                     \
+  UNROLLED                                                        \
+  for (int i = 0; i < p * nv; i++) widen(wide[i], bytes[i], first); \
+  first = 0;
   for (unsigned plane = g->planes; plane-- > 0;) {
     const uint8_t *w = (const uint8_t *)g->weights + plane * g->plane_bytes;
-    UNROLLED
-    for (int i = 0; i < p * nv; i++) {
-      total[i] = vaddq_u16(total[i], total[i]);
-      high[i] = vaddq_u16(high[i], high[i]);
+    if (plane + 1 < g->planes) {
+      WIDEN
+      UNROLLED
+      for (int i = 0; i < p * nv; i++) {
+        bytes[i] = vdupq_n_u8(0);
+        wide[i][0] = vaddq_u16(wide[i][0], wide[i][0]);
+        wide[i][1] = vaddq_u16(wide[i][1], wide[i][1]);
+      }
+      left = run;
     }
     for (size_t row = 0; row < g->rows; row++) {
       const uint8_t *const *pixels = g->pixels + row * g->row_stride;
@@ -39,12 +81,16 @@ TILE lut4_tile(const struct gemm *g, const int p, const int nv, const size_t run
         for (int i = 0; i < p; i++)
           x[i] = (const uint16_t *)(pixels[i] + g->first_byte + column * g->column_bytes);
         for (size_t done = 0; done < g->steps;) {
-          const size_t stop = g->steps - done > even ? done + even : g->steps;
-          uint8x16_t bytes[8];
-          UNROLLED
-          for (int i = 0; i < p * nv; i++) bytes[i] = vdupq_n_u8(0);
+          const size_t steps = g->steps - done < even ? g->steps - done : even;
+          if (left < steps) {
+            WIDEN
+            UNROLLED
+            for (int i = 0; i < p * nv; i++) bytes[i] = vdupq_n_u8(0);
+            left = run;
+          }
+          left -= steps;
           ROLLED
-          for (; done < stop; done++, w += 16) {
+          for (const size_t stop = done + steps; done < stop; done++, w += 16) {
             uint8x16_t index[4];
             UNROLLED
             for (int n = 0; n < nv; n++) index[n] = vld1q_u8(w + (size_t)n * g->block_bytes);
@@ -56,24 +102,23 @@ TILE lut4_tile(const struct gemm *g, const int p, const int nv, const size_t run
                 bytes[i * nv + n] = vaddq_u8(bytes[i * nv + n], look_up(table, index[n]));
             }
           }
-          UNROLLED
-          for (int i = 0; i < p * nv; i++) {
-            const uint16x8_t both = vreinterpretq_u16_u8(bytes[i]);
-            total[i] = vaddq_u16(total[i], both);
-            high[i] = vsraq_n_u16(high[i], both, 8);
-          }
         }
       }
     }
   }
-  UNROLLED
-  for (int i = 0; i < p; i++) UNROLLED
-  for (int n = 0; n < nv; n++) {
-    uint16_t *sums = (uint16_t *)g->sums + (size_t)i * g->sum_stride + n * 16;
-    const uint16x8_t odd = high[i * nv + n];
-    add_to(sums, vsubq_u16(total[i * nv + n], vshlq_n_u16(odd, 8)), g);
-    add_to(sums + 8, odd, g);
+  if (first) {
+    UNROLLED
+    for (int i = 0; i < p * nv; i++)
+      add_bytes((uint16_t *)g->sums + (size_t)(i / nv) * g->sum_stride + i % nv * 16,
+                vreinterpretq_u16_u8(bytes[i]), vshrq_n_u16(vreinterpretq_u16_u8(bytes[i]), 8), g);
+    return;
   }
+  WIDEN
+  UNROLLED
+  for (int i = 0; i < p * nv; i++)
+    add_bytes((uint16_t *)g->sums + (size_t)(i / nv) * g->sum_stride + i % nv * 16, wide[i][0],
+              wide[i][1], g);
+#undef WIDEN
 }
 
 void lut4_gemm_a1_2x64__neon(const struct gemm *g) {
