@@ -1,0 +1,51 @@
+"""Executed instructions of a program under qemu-user, block by block and phase by phase."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+PLUGIN = Path(__file__).with_name('count_blocks.c')
+
+
+@dataclass(frozen=True)
+class Block:
+    address: int
+    words: tuple[str, ...]  # instructions, bytes in memory order, in hexadecimal
+
+
+@dataclass(frozen=True)
+class Phase:
+    mark: int  # address of the mark that began it; 0: the start
+    counts: dict[int, int]  # executions by index of block
+
+
+def build_plugin(folder: Path, compiler: str = 'cc') -> Path:
+    """Compile the plugin for this machine's qemu. Raises RuntimeError if the compiler fails."""
+    path = folder / 'count_blocks.so'
+    command = [compiler, '-O2', '-fPIC', '-shared', '-fvisibility=hidden', PLUGIN, '-o', path]
+    run = subprocess.run(command, capture_output=True, text=True)
+    if run.returncode:
+        raise RuntimeError(f'building the qemu plugin failed:\n{run.stderr[-2000:]}')
+    return path
+
+
+def count(
+    qemu: list[str], plugin: Path, marks: list[int], command: list[str], folder: Path
+) -> tuple[list[Block], list[Phase], str]:
+    """Run command under qemu with the plugin: its blocks, its phases, what it printed."""
+    out = folder / 'blocks.txt'
+    options = ','.join([str(plugin), f'out={out}', *(f'mark={mark:x}' for mark in marks)])
+    run = subprocess.run(
+        [*qemu, '-plugin', options, *command], capture_output=True, text=True, check=False
+    )
+    if run.returncode:
+        raise RuntimeError(f'{command[0]} failed under {qemu[0]}: {run.stderr.strip()[-500:]}')
+    blocks, phases = [], []
+    for line in out.read_text().splitlines():
+        kind, _, address, *rest = line.split()
+        if kind == 'block':
+            blocks.append(Block(int(address, 16), tuple(rest)))
+        else:
+            pairs = (pair.split(':') for pair in rest)
+            phases.append(Phase(int(address, 16), {int(index): int(n) for index, n in pairs}))
+    return blocks, phases, run.stdout
