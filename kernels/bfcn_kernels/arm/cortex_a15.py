@@ -202,14 +202,19 @@ def flow(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return read, written
 
 
-def cycles(block: list[str], iterations: int = 24) -> float:
-    """Cycles that one more run of a block takes, when it runs again and again."""
+def cycles(block: list[str], loops: bool, iterations: int = 24) -> float:
+    """Cycles that one more run of a block takes, when it runs again and again.
+
+    loops: it branches to itself, so that a run waits for the results of the one before.
+    """
     core = _Core()
     half = iterations // 2
     marks = []
     for iteration in range(iterations):
         if iteration in (half, iterations - 1):
             marks.append(core.retired)
+        if not loops:
+            core.ready.clear()
         for text in block:
             core.run(text)
     return (marks[1] - marks[0]) / (iterations - 1 - half)

@@ -275,55 +275,54 @@ static inline uint16x8_t not_exceeded(int16x8_t acc, const int16_t *t, const int
   return count; /* -number */
 }
 
-/* Halves of 16 mask bytes as 16-bit masks. */
-static inline uint16x8_t wide_mask(uint8x8_t mask) {
+/* 8 lanes of ones where a byte's bits are set. */
+static inline uint16x8_t spread_wide(const uint8_t *bits) {
+  const uint8x8_t mask = vtst_u8(vld1_dup_u8(bits), vld1_u8(bit_of_lane));
   return vreinterpretq_u16_s16(vmovl_s8(vreinterpret_s8_u8(mask)));
 }
 
-/* 64 channels of every pixel. With m the thresholds not exceeded, the code is steps - m, which is
- * m ^ steps, or m where the channel falls. */
+/* 64 channels of every pixel, 8 at a time: their thresholds are read again for each pixel, since
+ * ARMv7 has no registers for them. With m the thresholds not exceeded, the code is steps - m,
+ * which is m ^ steps, or m where the channel falls. */
 TILE threshold_block(const struct epilogue *e, unsigned c, const int residual_bits,
                      const int bits) {
   const struct epilogue_term *term = &e->term[0];
-  const int steps = bits == 2 ? 3 : 1, codes = 1 << residual_bits;
+  const int steps = bits == 2 ? 3 : 1, codes = 1 << residual_bits, box_scale = term->box_scale;
   const size_t plane = (e->all_channels + 63) / 64 * 8, at = (e->first + c) / 8;
+  const size_t pixels = e->pixels, stride = term->sum_stride;
   const int16_t *thresholds = e->thresholds + (e->first + c) * (size_t)(steps * codes);
-  const uint8_t *flips = (const uint8_t *)e->flips + at;
   const uint8_t *residual =
       residual_bits ? (const uint8_t *)e->residual[0].codes + at : NULL;
   uint8_t *out = (uint8_t *)e->out + at;
   const uint16_t *sums = (const uint16_t *)term->sums + c;
+  const int32_t *box_sums = term->box;
+  const int16x8_t twice = vdupq_n_s16(term->k == 2 ? -1 : 0);
   uint8x16_t rising[4];
   UNROLLED
   for (int i = 0; i < 4; i++)
-    rising[i] = vandq_u8(vmvnq_u8(spread(flips + 2 * i)), vdupq_n_u8((uint8_t)steps));
+    rising[i] = vandq_u8(vmvnq_u8(spread((const uint8_t *)e->flips + at + 2 * i)),
+                         vdupq_n_u8((uint8_t)steps));
   ROLLED
-  for (size_t p = 0; p < e->pixels; p++) {
-    const int16x8_t box = vdupq_n_s16((int16_t)(term->box_scale * term->box[p]));
+  for (size_t p = 0; p < pixels; p++, sums += stride, out += (unsigned)bits * plane) {
+    const int16x8_t box = vdupq_n_s16((int16_t)(box_scale * box_sums[p]));
+    uint8_t counts[64]; /* minus the thresholds not exceeded */
+    const int16_t *t = thresholds;
+    ROLLED
+    for (int i = 0; i < 8; i++, t += i % 4 ? 8 : 32 * steps * codes - 24) {
+      uint16x8_t r0 = vdupq_n_u16(0), r1 = r0;
+      if (residual_bits) r0 = spread_wide(residual + i);
+      if (residual_bits == 2) r1 = spread_wide(residual + plane + i);
+      int16x8_t acc = vreinterpretq_s16_u16(vld1q_u16(sums + 8 * i));
+      acc = vaddq_s16(vaddq_s16(acc, vandq_s16(acc, twice)), box);
+      vst1_u8(counts + 8 * i, vmovn_u16(not_exceeded(acc, t, codes, steps, r0, r1)));
+    }
     uint8x16_t code[4];
     UNROLLED
     for (int i = 0; i < 4; i++) {
-      uint8x16_t r0 = vdupq_n_u8(0), r1 = r0;
-      if (residual_bits) r0 = spread(residual + 2 * i);
-      if (residual_bits == 2) r1 = spread(residual + plane + 2 * i);
-      uint8x8_t half[2];
-      UNROLLED
-      for (int h = 0; h < 2; h++) {
-        const uint16x8_t low = wide_mask(h ? vget_high_u8(r0) : vget_low_u8(r0));
-        const uint16x8_t high = wide_mask(h ? vget_high_u8(r1) : vget_low_u8(r1));
-        int16x8_t acc = vreinterpretq_s16_u16(vld1q_u16(sums + 16 * i + 8 * h));
-        if (term->k == 2) acc = vaddq_s16(acc, acc);
-        acc = vaddq_s16(acc, box);
-        const int16_t *t = thresholds + i / 2 * steps * codes * 32 + i % 2 * 16 + 8 * h;
-        half[h] = vmovn_u16(not_exceeded(acc, t, codes, steps, low, high));
-      }
-      const uint8x16_t count =
-          vreinterpretq_u8_s8(vnegq_s8(vreinterpretq_s8_u8(vcombine_u8(half[0], half[1]))));
-      code[i] = veorq_u8(count, rising[i]);
+      const int8x16_t count = vnegq_s8(vld1q_s8((const int8_t *)counts + 16 * i));
+      code[i] = veorq_u8(vreinterpretq_u8_s8(count), rising[i]);
     }
     store_word(code, (unsigned)bits, plane, out);
-    sums += term->sum_stride;
-    out += (unsigned)bits * plane;
     if (residual_bits) residual += (unsigned)residual_bits * plane;
   }
 }

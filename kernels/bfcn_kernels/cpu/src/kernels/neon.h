@@ -10,20 +10,6 @@
 
 #include <arm_neon.h>
 
-/* table[index[i]] of 16 entries: one TBL, or two VTBL2 of 8 lookups each. */
-static inline uint8x16_t look_up(uint8x16_t table, uint8x16_t index) {
-#if defined(__aarch64__)
-  return vqtbl1q_u8(table, index);
-#else
-  uint8x16_t found; /* vtbl2_u8() would move the table to a pair of its own first (gcc 12) */
-  __asm__("vtbl.8 %e0, {%e1, %f1}, %e2\n\t"
-          "vtbl.8 %f0, {%e1, %f1}, %f2"
-          : "=&w"(found)
-          : "w"(table), "w"(index));
-  return found;
-#endif
-}
-
 /* Sums of neighbours: a's, then b's. */
 static inline uint8x16_t pairs_u8(uint8x16_t a, uint8x16_t b) {
 #if defined(__aarch64__)
