@@ -119,6 +119,7 @@ struct epilogue {
 /* What an instruction set offers besides its matrix kernels. */
 struct backend {
   const char *name;
+  int wide_zero; /* FORM_INT8 reads codes of 8 bits as code - wide_zero; offsets make up for it */
   void (*expand[FORMS])(const struct expand *expand);
   void (*epilogue)(const struct epilogue *epilogue);           /* through float32 */
   void (*epilogue_threshold)(const struct epilogue *epilogue); /* 16-bit thresholds, bits 1..2 */

@@ -12,21 +12,17 @@ static inline int8x16_t flipped(uint8x16_t x, uint8x16_t flip) {
   return vreinterpretq_s8_u8(veorq_u8(x, flip));
 }
 
-/* 8 pixels x 2 vectors of 4 outputs x 4 channels. Codes above 127 are taken as x - 128, and 128
- * times the sum of the weights is added at the end. */
+/* 8 pixels x 2 vectors of 4 outputs x 4 channels. Codes of 8 bits become code - 128. */
 TILE int8_tile(const struct gemm *g, const int wide) {
   enum { P = 8 };
   const uint8x16_t flip = vdupq_n_u8(wide ? 128 : 0);
-  const int8x16_t ones = vdupq_n_s8(1);
-  int32x4_t total[2 * P], weights[2] = {vdupq_n_s32(0), vdupq_n_s32(0)};
+  int32x4_t total[2 * P];
   UNROLLED
   for (int i = 0; i < 2 * P; i++) total[i] = vdupq_n_s32(0);
   for (unsigned plane = g->planes; plane-- > 0;) {
     const int8_t *w = (const int8_t *)g->weights + plane * g->plane_bytes;
     UNROLLED
     for (int i = 0; i < 2 * P; i++) total[i] = vaddq_s32(total[i], total[i]);
-    UNROLLED
-    for (int n = 0; n < 2; n++) weights[n] = vaddq_s32(weights[n], weights[n]);
     for (size_t row = 0; row < g->rows; row++)
       for (size_t column = 0; column < g->columns; column++) {
         const uint8_t *const *pixels = g->pixels + row * g->row_stride;
@@ -46,7 +42,6 @@ TILE int8_tile(const struct gemm *g, const int wide) {
     UNROLLED                                                                    \
     for (int i = 0; i < P; i++)                                                 \
       total[2 * i + n] = vdotq_laneq_s32(total[2 * i + n], weight, four[i], j); \
-    if (wide) weights[n] = vdotq_s32(weights[n], weight, ones);                 \
   }
           STEP(0)
           STEP(1)
@@ -67,9 +62,6 @@ TILE int8_tile(const struct gemm *g, const int wide) {
             for (int n = 0; n < 2; n++)
               total[2 * i + n] = vdotq_s32(total[2 * i + n], weight[n], four);
           }
-          UNROLLED
-          for (int n = 0; n < 2; n++)
-            if (wide) weights[n] = vdotq_s32(weights[n], weight[n], ones);
         }
       }
   }
@@ -77,7 +69,6 @@ TILE int8_tile(const struct gemm *g, const int wide) {
   for (int i = 0; i < 2 * P; i++) {
     int32_t *sums = (int32_t *)g->sums + (size_t)(i / 2) * g->sum_stride + i % 2 * 4;
     int32x4_t v = total[i];
-    if (wide) v = vaddq_s32(v, vshlq_n_s32(weights[i % 2], 7));
     v = vshlq_s32(v, vdupq_n_s32((int32_t)g->shift));
     if (g->accumulate) v = vaddq_s32(v, vld1q_s32(sums));
     vst1q_s32(sums, v);

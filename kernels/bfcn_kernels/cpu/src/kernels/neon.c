@@ -350,6 +350,7 @@ static void epilogue_threshold(const struct epilogue *e) {
     }
 }
 
+/* Only USMMLA multiplies unsigned codes by signed weights. */
 #define NEON_BACKEND                                                       \
   .expand = {[FORM_BITS] = expand_bits, [FORM_LUT4] = expand_lut4,         \
              [FORM_INT8] = expand_int8},                                   \
@@ -357,10 +358,10 @@ static void epilogue_threshold(const struct epilogue *e) {
   .sum_codes = sum_codes_neon, .unpack = unpack, .pack = pack, .lerp = lerp, \
   .lerp_columns = lerp_columns, .argmax_row = argmax_row
 
-const struct backend bfcn_backend_neon = {.name = "neon", NEON_BACKEND};
+const struct backend bfcn_backend_neon = {.name = "neon", .wide_zero = 128, NEON_BACKEND};
 /* Beyond NEON, only matrix kernels differ. */
 #if defined(__aarch64__)
-const struct backend bfcn_backend_dotprod = {.name = "dotprod", NEON_BACKEND};
+const struct backend bfcn_backend_dotprod = {.name = "dotprod", .wide_zero = 128, NEON_BACKEND};
 const struct backend bfcn_backend_i8mm = {.name = "i8mm", NEON_BACKEND};
 #endif
 

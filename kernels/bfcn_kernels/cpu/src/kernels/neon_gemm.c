@@ -302,27 +302,28 @@ void bits_gemm_a2_2x8__neon(const struct gemm *g) {
 }
 #endif
 
-static inline int8x8_t four_twice(const uint8_t *x, uint8x8_t flip) {
-  uint32_t four;
-  memcpy(&four, x, 4);
-  return vreinterpret_s8_u8(veor_u8(vreinterpret_u8_u32(vdup_n_u32(four)), flip));
+/* 8 channels of a pixel; codes of 8 bits pass int8 and become code - 128. */
+static inline int8x8_t eight(const uint8_t *x, uint8x8_t flip) {
+  return vreinterpret_s8_u8(veor_u8(vld1_u8(x), flip));
 }
 
-/* p pixels x 8 outputs x 4 channels: products of 8 bits in 16, whose pairs are added to 32. Codes
- * above 127 are taken as x - 128, and 128 times the sum of the weights is added at the end. */
+/* Half h of 8 channels, twice. */
+static inline int8x8_t four_twice(int8x8_t x, const int h) {
+  const int32x2_t both = vreinterpret_s32_s8(x);
+  return vreinterpret_s8_s32(h ? vdup_lane_s32(both, 1) : vdup_lane_s32(both, 0));
+}
+
+/* p pixels x 8 outputs x 4 channels: products of 8 bits in 16, of which two fit where codes are not
+ * wide (127 * 128 * 2), whose pairs are added to 32. */
 TILE int8_tile(const struct gemm *g, const int p, const int wide) {
   const uint8x8_t flip = vdup_n_u8(wide ? 128 : 0);
-  int32x4_t total[16], weights[4];
+  int32x4_t total[16];
   UNROLLED
   for (int i = 0; i < 4 * p; i++) total[i] = vdupq_n_s32(0);
-  UNROLLED
-  for (int i = 0; i < 4; i++) weights[i] = vdupq_n_s32(0);
   for (unsigned plane = g->planes; plane-- > 0;) {
     const int8_t *w = (const int8_t *)g->weights + plane * g->plane_bytes;
     UNROLLED
     for (int i = 0; i < 4 * p; i++) total[i] = vaddq_s32(total[i], total[i]);
-    UNROLLED
-    for (int i = 0; i < 4; i++) weights[i] = vaddq_s32(weights[i], weights[i]);
     for (size_t row = 0; row < g->rows; row++)
       for (size_t column = 0; column < g->columns; column++) {
         const uint8_t *const *pixels = g->pixels + row * g->row_stride;
@@ -331,36 +332,39 @@ TILE int8_tile(const struct gemm *g, const int p, const int wide) {
         for (int i = 0; i < p; i++) x[i] = pixels[i] + g->first_byte + column * g->column_bytes;
         size_t step = 0;
         ROLLED
-        for (const size_t pairs = wide ? 0 : g->steps & ~(size_t)1; step < pairs; step += 2, w += 64) {
+        for (const size_t pairs = g->steps & ~(size_t)1; step < pairs; step += 2, w += 64) {
           int8x8_t a[4], b[4];
           UNROLLED
           for (int i = 0; i < p; i++) {
-            a[i] = four_twice(x[i] + 4 * step, flip);
-            b[i] = four_twice(x[i] + 4 * step + 4, flip);
+            const int8x8_t both = eight(x[i] + 4 * step, flip);
+            a[i] = four_twice(both, 0), b[i] = four_twice(both, 1);
           }
           UNROLLED
           for (int n = 0; n < 4; n++) {
             const int8x8_t w0 = vld1_s8(w + 8 * n), w1 = vld1_s8(w + 32 + 8 * n);
             UNROLLED
-            for (int i = 0; i < p; i++) /* 127 * 128 * 2 fits 16 bits */
-              total[4 * i + n] =
-                  vpadalq_s16(total[4 * i + n], vmlal_s8(vmull_s8(w0, a[i]), w1, b[i]));
+            for (int i = 0; i < p; i++) {
+              int32x4_t *sum = &total[4 * i + n];
+              if (wide)
+                *sum = vpadalq_s16(vpadalq_s16(*sum, vmull_s8(w0, a[i])), vmull_s8(w1, b[i]));
+              else
+                *sum = vpadalq_s16(*sum, vmlal_s8(vmull_s8(w0, a[i]), w1, b[i]));
+            }
           }
         }
-        ROLLED
-        for (; step < g->steps; step++, w += 32) {
-          int8x8_t a[4];
+        if (step == g->steps) continue;
+        UNROLLED
+        for (int i = 0; i < p; i++) {
+          uint32_t four;
+          memcpy(&four, x[i] + 4 * step, 4);
+          const uint8x8_t twice = vreinterpret_u8_u32(vdup_n_u32(four));
           UNROLLED
-          for (int i = 0; i < p; i++) a[i] = four_twice(x[i] + 4 * step, flip);
-          UNROLLED
-          for (int n = 0; n < 4; n++) {
-            const int8x8_t w0 = vld1_s8(w + 8 * n);
-            UNROLLED
-            for (int i = 0; i < p; i++)
-              total[4 * i + n] = vpadalq_s16(total[4 * i + n], vmull_s8(w0, a[i]));
-            if (wide) weights[n] = vpadalq_s16(weights[n], vmovl_s8(w0));
-          }
+          for (int n = 0; n < 4; n++)
+            total[4 * i + n] =
+                vpadalq_s16(total[4 * i + n], vmull_s8(vld1_s8(w + 8 * n),
+                                                       vreinterpret_s8_u8(veor_u8(twice, flip))));
         }
+        w += 32;
       }
   }
   UNROLLED
@@ -368,8 +372,6 @@ TILE int8_tile(const struct gemm *g, const int p, const int wide) {
   for (int h = 0; h < 2; h++) {
     int32_t *sums = (int32_t *)g->sums + (size_t)i * g->sum_stride + 4 * h;
     int32x4_t v = pairs_s32(total[4 * i + 2 * h], total[4 * i + 2 * h + 1]);
-    if (wide)
-      v = vaddq_s32(v, vshlq_n_s32(pairs_s32(weights[2 * h], weights[2 * h + 1]), 7));
     v = vshlq_s32(v, vdupq_n_s32((int32_t)g->shift));
     if (g->accumulate) v = vaddq_s32(v, vld1q_s32(sums));
     vst1q_s32(sums, v);
