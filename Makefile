@@ -10,7 +10,7 @@ INSTALL_INPUTS := setup.py pyproject.toml constraints.txt bfcn_mm_compat.pth
 RELEASE_CHECK = import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 12) \
   else 'bfcn_mm needs Python 3.10 to 3.12, this is %d.%d: make PYTHON=python3.11' % v)
 
-.PHONY: help demo test test-onedl lint doctor clean
+.PHONY: help demo test test-onedl arm arm-pack lint doctor clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,12 @@ test: $(VENV)/installed  ## install and run the whole test suite
 
 test-onedl: $(ONEDL)/installed  ## the suite on the maintained fork of mmseg
 	$(ONEDL)/bin/$(PYTEST)
+
+arm: $(VENV)/installed  ## build for ARMv7 and AArch64, test under qemu, compare with this machine
+	$(BIN)/python tools/arm_check.py
+
+arm-pack: $(VENV)/installed  ## MODEL=x.gguf: static binaries, the model and a script for a board
+	$(BIN)/python tools/arm_pack.py $(or $(MODEL),$(error say which model: make arm-pack MODEL=x.gguf))
 
 lint: $(VENV)/installed  ## ruff and clang-format, changing nothing
 	$(BIN)/ruff check .

@@ -109,12 +109,12 @@ def mca(listed: list[list[str]], loops: list[bool], model: str) -> list[float]:
     """
     source = []
     for index, lines in enumerate(listed):
-        source += [f'// LLVM-MCA-BEGIN {index}', *lines, f'// LLVM-MCA-END {index}']
+        source += [f'# LLVM-MCA-BEGIN {index}', *lines, f'# LLVM-MCA-END {index}']
     command = [
         'llvm-mca-19', '-mtriple=aarch64', f'-mcpu={model}', '-mattr=+dotprod,+i8mm',
         f'-iterations={_ITERATIONS}', '-skip-unsupported-instructions=any', '-json',
     ]  # fmt: skip
-    run = subprocess.run(command, input='\n'.join(source), capture_output=True, text=True, check=False)
+    run = subprocess.run(command, input="\n".join([*source, ""]), capture_output=True, text=True, check=False)
     if run.returncode:
         raise RuntimeError(f'llvm-mca failed: {run.stderr.strip()[-500:]}')
     found = [0.0] * len(listed)
