@@ -1,5 +1,6 @@
 /* test_trace MODEL HEIGHT WIDTH: run one image and print a line per op: name, kernel, and a digest
- * of every value's bytes. Two builds that agree bit for bit print the same digests. */
+ * of every value's bytes; then the instruction sets, and the bytes of activations and of weights.
+ * Two builds that agree bit for bit print the same digests. */
 #include "bfcn.h"
 
 #include <stdio.h>
@@ -45,7 +46,8 @@ int main(int count, char **arguments) {
   for (size_t i = 0; i < bytes; i++) rgb[i] = (uint8_t)((i * 2654435761u) >> 24 ^ i / 7);
   const int fine = bfcn_session_run(session, rgb, 3ul * width, NULL) == BFCN_OK && trace(session);
   if (!fine) fprintf(stderr, "%s\n", bfcn_error());
-  printf("isas %s\n", bfcn_isas());
+  printf("isas %s\nbytes %zu %zu\n", bfcn_isas(), bfcn_session_peak_bytes(session),
+         bfcn_session_weight_bytes(session));
   free(rgb);
   bfcn_session_free(session);
   bfcn_model_free(model);

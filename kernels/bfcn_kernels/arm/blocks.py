@@ -30,13 +30,21 @@ def build_plugin(folder: Path, compiler: str = 'cc') -> Path:
 
 
 def count(
-    qemu: list[str], plugin: Path, marks: list[int], command: list[str], folder: Path
+    qemu: list[str],
+    plugin: Path,
+    marks: list[int],
+    command: list[str],
+    folder: Path,
+    text: str = '',
 ) -> tuple[list[Block], list[Phase], str]:
-    """Run command under qemu with the plugin: its blocks, its phases, what it printed."""
+    """Run command under qemu with the plugin: its blocks, its phases, what it printed.
+
+    text is what the program reads. Raises RuntimeError if it fails.
+    """
     out = folder / 'blocks.txt'
     options = ','.join([str(plugin), f'out={out}', *(f'mark={mark:x}' for mark in marks)])
     run = subprocess.run(
-        [*qemu, '-plugin', options, *command], capture_output=True, text=True, check=False
+        [*qemu, '-plugin', options, *command], input=text, capture_output=True, text=True, check=False
     )
     if run.returncode:
         raise RuntimeError(f'{command[0]} failed under {qemu[0]}: {run.stderr.strip()[-500:]}')
