@@ -36,67 +36,58 @@ CORES = {
     )
 }
 IN_ORDER = {'cortex-a53'}
-_TRIPLES = {'armv7': 'thumbv7', 'aarch64': 'aarch64'}
 _ITERATIONS = 50
 
 
-def disassemble(words: set[str], architecture: str) -> dict[str, str]:
-    """Instruction text by its bytes, as LLVM writes it.
+def disassemble(words: set[str], mode: str) -> dict[str, str]:
+    """Instruction text by its bytes, as LLVM writes it; mode aarch64, armv7 or thumbv7.
 
     Thumb's IT is left out of what LLVM reads: it would make the instructions after it conditional.
+    What LLVM cannot read counts as nop.
     """
-    if architecture == 'armv7':
-        conditional = {word for word in words if len(word) == 4 and word[2:] == 'bf' and word[1] != '0'}
-        if conditional:
-            texts = disassemble(words - conditional, architecture)
-            return {**texts, **dict.fromkeys(conditional, 'it')}
-    order = sorted(words)
-    lines = [' '.join(f'0x{word[i : i + 2]}' for i in range(0, len(word), 2)) for word in order]
-    # llvm-mc drops what it cannot read without a trace in its output: a label goes before each.
-    attributes = '+all' if architecture == 'aarch64' else '+neon,+vfp4,+hwdiv'
-    command = ['llvm-mc-19', '-disassemble', f'-triple={_TRIPLES[architecture]}', f'-mattr={attributes}']
+    order = sorted(word for word in words if not (mode == 'thumbv7' and _is_it(word)))
+    lines = ['[' + ' '.join(f'0x{w[i : i + 2]}' for i in range(0, len(w), 2)) + ']' for w in order]
+    attributes = '+all' if mode == 'aarch64' else '+neon,+vfp4,+hwdiv'
+    command = ['llvm-mc-19', '-disassemble', f'-triple={mode}', f'-mattr={attributes}']
     run = subprocess.run(command, input='\n'.join(lines), capture_output=True, text=True, check=False)
+    bad = {int(n) - 1 for n in re.findall(r'<stdin>:(\d+):\d+: warning: invalid', run.stderr)}
     texts = [line.strip() for line in run.stdout.splitlines() if line.strip() and '.text' not in line]
-    if len(texts) == len(order):
-        return dict(zip(order, texts, strict=True))
-    return _one_by_one(order, lines, command)
+    good = [word for index, word in enumerate(order) if index not in bad]
+    return {**dict.fromkeys(words, 'nop'), **dict(zip(good, texts, strict=True))}
 
 
-def _one_by_one(order: list[str], lines: list[str], command: list[str]) -> dict[str, str]:
-    texts = {}
-    half = len(order) // 2
-    if len(order) == 1:
-        run = subprocess.run(command, input=lines[0], capture_output=True, text=True, check=False)
-        found = [line.strip() for line in run.stdout.splitlines() if '.text' not in line]
-        return {order[0]: ' '.join(found) or 'nop'}
-    for part in (slice(0, half), slice(half, None)):
-        run = subprocess.run(
-            command, input='\n'.join(lines[part]), capture_output=True, text=True, check=False
-        )
-        found = [
-            line.strip() for line in run.stdout.splitlines() if line.strip() and '.text' not in line
-        ]
-        if len(found) == len(order[part]):
-            texts.update(zip(order[part], found, strict=True))
-        else:
-            texts.update(_one_by_one(order[part], lines[part], command))
-    return texts
+def _is_it(word: str) -> bool:
+    return len(word) == 4 and word[2:] == 'bf' and word[1] != '0'
+
+
+def _mode(block: Block, architecture: str) -> str:
+    """Thumb if an instruction has 2 bytes, or if each begins as Thumb's long ones must."""
+    if architecture == 'aarch64':
+        return architecture
+    thumb = any(len(word) == 4 for word in block.words) or all(
+        int(word[2:4], 16) >= 0xE8 for word in block.words
+    )
+    return 'thumbv7' if thumb else 'armv7'
 
 
 def block_cycles(blocks: list[Block], core: Core) -> list[float]:
     """Cycles of one run of each block on a core."""
-    texts = disassemble({word for block in blocks for word in block.words}, core.architecture)
-    listed = [[texts[word] for word in block.words] for block in blocks]
-    loops = [_loops(block, lines, core.architecture) for block, lines in zip(blocks, listed, strict=True)]
+    modes = [_mode(block, core.architecture) for block in blocks]
+    texts = {}
+    for mode in set(modes):
+        mine = (block for block, other in zip(blocks, modes, strict=True) if other == mode)
+        texts[mode] = disassemble({word for block in mine for word in block.words}, mode)
+    listed = [[texts[m][word] for word in b.words] for b, m in zip(blocks, modes, strict=True)]
+    loops = [_loops(*of) for of in zip(blocks, listed, modes, strict=True)]
     if core.mca is None:
         return [cortex_a15.cycles(*pair) for pair in zip(listed, loops, strict=True)]
     return mca(listed, loops, core.mca)
 
 
-def _loops(block: Block, lines: list[str], architecture: str) -> bool:
+def _loops(block: Block, lines: list[str], mode: str) -> bool:
     """Whether the block ends in a branch to its own beginning."""
     target = re.search(r'#(-\d+)$', lines[-1])
-    ahead = 4 if architecture == 'armv7' else 0  # Thumb counts from the instruction after the next
+    ahead = {'aarch64': 0, 'thumbv7': 4, 'armv7': 8}[mode]  # of the branch, where its offset starts
     before = sum(len(word) // 2 for word in block.words[:-1])
     return target is not None and int(target[1]) + before + ahead == 0
 
