@@ -53,7 +53,15 @@ def disassemble(words: set[str], mode: str) -> dict[str, str]:
     bad = {int(n) - 1 for n in re.findall(r'<stdin>:(\d+):\d+: warning: invalid', run.stderr)}
     texts = [line.strip() for line in run.stdout.splitlines() if line.strip() and '.text' not in line]
     good = [word for index, word in enumerate(order) if index not in bad]
-    return {**dict.fromkeys(words, 'nop'), **dict(zip(good, texts, strict=True))}
+    found = dict.fromkeys(words, 'nop')
+    if len(texts) == len(good):
+        found.update(zip(good, texts, strict=True))
+    elif len(good) == 1:  # two short instructions where data was taken for one long
+        found[good[0]] = texts[0]
+    else:
+        for half in (good[: len(good) // 2], good[len(good) // 2 :]):
+            found.update(disassemble(set(half), mode))
+    return found
 
 
 def _is_it(word: str) -> bool:

@@ -137,24 +137,21 @@ static void expand_bits(const struct expand *e) {
   bfcn_backend_portable.expand[FORM_BITS](e);
 }
 
-/* acc * scale of 4 lanes. */
-static inline float32x4_t product_of(const struct epilogue *e, const struct epilogue_term *t,
-                                     size_t p, unsigned c) {
-  const size_t at = p * t->sum_stride + c;
-  int32x4_t acc = t->sum_bits == 16 ? vreinterpretq_s32_u32(vmovl_u16(
-                                          vld1_u16((const uint16_t *)t->sums + at)))
-                                    : vld1q_s32((const int32_t *)t->sums + at);
-  acc = vmulq_n_s32(acc, t->k);
-  if (t->box_scale)
-    acc = vaddq_s32(acc,
-                    vdupq_n_s32((int32_t)((uint32_t)t->box_scale * (uint32_t)t->box[p])));
-  if (t->offset) acc = vaddq_s32(acc, vld1q_s32(t->offset + e->first + c));
-  return vmulq_f32(vcvtq_f32_s32(acc), vld1q_f32(t->scale + e->first + c));
+/* acc * scale of 4 lanes; the width of the sums is a constant. */
+static inline float32x4_t product_of(const struct epilogue_term *t, const int sum_bits, size_t at,
+                                     unsigned channel, int32x4_t twice, int32x4_t box) {
+  const int32x4_t sum =
+      sum_bits == 16
+          ? vreinterpretq_s32_u32(vmovl_u16(vld1_u16((const uint16_t *)t->sums + at)))
+          : vld1q_s32((const int32_t *)t->sums + at);
+  int32x4_t acc = vaddq_s32(vaddq_s32(sum, vandq_s32(sum, twice)), box);
+  if (t->offset) acc = vaddq_s32(acc, vld1q_s32(t->offset + channel));
+  return vmulq_f32(vcvtq_f32_s32(acc), vld1q_f32(t->scale + channel));
 }
 
 /* f32(q - zp) * R of 16 channels, looked up by code. The last channels may be fewer. */
-static inline void addends_of(const struct epilogue *e, const struct epilogue_residual *r,
-                              size_t p, unsigned channel, unsigned count, float addend[16]) {
+static void addends_of(const struct epilogue *e, const struct epilogue_residual *r, size_t p,
+                       unsigned channel, unsigned count, float addend[16]) {
   uint8_t code[16] = {0};
   if (r->bits > 4) {
     memcpy(code, (const uint8_t *)r->codes + p * e->all_channels + channel, count);
@@ -166,16 +163,34 @@ static inline void addends_of(const struct epilogue *e, const struct epilogue_re
   for (int i = 0; i < 16; i++) addend[i] = r->addend[code[i]];
 }
 
+/* t += acc * scale, or t = acc * scale + B for the first term, of 16 channels from column c. */
+static inline void add_term(const struct epilogue *e, unsigned index, const int sum_bits, size_t p,
+                            unsigned c, float32x4_t t[4]) {
+  const struct epilogue_term *term = &e->term[index];
+  const int32x4_t twice = vdupq_n_s32(term->k == 2 ? -1 : 0);
+  const int32x4_t box = vdupq_n_s32(
+      term->box_scale ? (int32_t)((uint32_t)term->box_scale * (uint32_t)term->box[p]) : 0);
+  const unsigned channel = e->first + c;
+  UNROLLED
+  for (unsigned j = 0; j < 4; j++) {
+    const float32x4_t product = product_of(term, sum_bits, p * term->sum_stride + c + 4 * j,
+                                           channel + 4 * j, twice, box);
+    t[j] = vaddq_f32(product, index ? t[j] : vld1q_f32(e->bias + channel + 4 * j));
+  }
+}
+
 /* t of 16 channels from column c of this call. */
 static inline void pre_activation(const struct epilogue *e, size_t p, unsigned c,
                                   float32x4_t t[4]) {
-  UNROLLED
-  for (unsigned j = 0; j < 4; j++)
-    t[j] = vaddq_f32(product_of(e, &e->term[0], p, c + 4 * j),
-                     vld1q_f32(e->bias + e->first + c + 4 * j));
-  for (unsigned i = 1; i < e->terms; i++) UNROLLED
-  for (unsigned j = 0; j < 4; j++)
-    t[j] = vaddq_f32(t[j], product_of(e, &e->term[i], p, c + 4 * j));
+  if (e->term[0].sum_bits == 16)
+    add_term(e, 0, 16, p, c, t);
+  else
+    add_term(e, 0, 32, p, c, t);
+  for (unsigned i = 1; i < e->terms; i++)
+    if (e->term[i].sum_bits == 16)
+      add_term(e, i, 16, p, c, t);
+    else
+      add_term(e, i, 32, p, c, t);
   for (unsigned i = 0; i < e->residuals; i++) {
     float addend[16];
     const unsigned left = e->channels - c;
@@ -219,20 +234,19 @@ static void store_bytes(const struct epilogue *e, size_t p, unsigned c) {
 
 /* 64 channels to planes; those past the last are 0. */
 static void store_planes(const struct epilogue *e, size_t p, unsigned c) {
-  static const uint8_t lane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   const size_t plane = (e->all_channels + 63) / 64 * 8;
+  const unsigned left = e->channels - c;
+  uint8_t room[64];
+  ROLLED
+  for (unsigned i = 0; i < 64 && i < left; i += 16) {
+    float32x4_t t[4];
+    pre_activation(e, p, c + i, t);
+    vst1q_u8(room + i, to_codes(t, e->bits));
+  }
+  if (left < 64) memset(room + left, 0, 64 - left);
   uint8x16_t code[4];
   UNROLLED
-  for (unsigned i = 0; i < 4; i++) {
-    code[i] = vdupq_n_u8(0);
-    if (c + 16 * i >= e->channels) continue;
-    const unsigned left = e->channels - c - 16 * i;
-    float32x4_t t[4];
-    pre_activation(e, p, c + 16 * i, t);
-    code[i] = to_codes(t, e->bits);
-    if (left < 16)
-      code[i] = vandq_u8(code[i], vcltq_u8(vld1q_u8(lane), vdupq_n_u8((uint8_t)left)));
-  }
+  for (int i = 0; i < 4; i++) code[i] = vld1q_u8(room + 16 * i);
   store_word(code, e->bits, plane, (uint8_t *)e->out + p * e->bits * plane + (e->first + c) / 8);
 }
 

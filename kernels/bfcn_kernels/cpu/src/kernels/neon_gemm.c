@@ -17,38 +17,49 @@ static inline void add_to(uint16_t *sums, uint16x8_t v, const struct gemm *g) {
   vst1q_u16(sums, v);
 }
 
-/* 32 outputs of a block from two vectors whose lanes hold two bytes each: the odd bytes belong to
- * the second 16. */
-static inline void add_block(uint16_t *sums, const uint16x8_t both[2], const uint16x8_t odd[2],
-                             const struct gemm *g) {
-  UNROLLED
-  for (int i = 0; i < 2; i++) {
-    add_to(sums + 8 * i, vsubq_u16(both[i], vshlq_n_u16(odd[i], 8)), g);
-    add_to(sums + 16 + 8 * i, odd[i], g);
-  }
-}
-
 /* Add bytes to 16-bit sums: wide[0] counts whole lanes modulo 2^16, wide[1] their upper bytes. On
  * ARMv7, whose registers hold the bytes alone, the sums stay in memory, 32 bytes a load. */
 static inline void widen(uint16x8_t wide[2], uint8x16_t bytes, int first) {
   const uint16x8_t both = vreinterpretq_u16_u8(bytes);
-  if (first) {
-    wide[0] = both;
-    wide[1] = vshrq_n_u16(both, 8);
-    return;
-  }
 #if defined(__arm__)
-  __asm__("vld1.16 {d0-d3}, [%1]\n\t"
-          "vadd.i16 q0, q0, %q2\n\t"
-          "vsra.u16 q1, %q2, #8\n\t"
-          "vst1.16 {d0-d3}, [%1]"
-          : "+m"(*(uint16x8_t(*)[2])wide)
-          : "r"(wide), "w"(both)
-          : "d0", "d1", "d2", "d3");
+  if (first)
+    __asm__("vmov q0, %q2\n\t"
+            "vshr.u16 q1, %q2, #8\n\t"
+            "vst1.16 {d0-d3}, [%1]"
+            : "=m"(*(uint16x8_t(*)[2])wide)
+            : "r"(wide), "w"(both)
+            : "d0", "d1", "d2", "d3");
+  else
+    __asm__("vld1.16 {d0-d3}, [%1]\n\t"
+            "vadd.i16 q0, q0, %q2\n\t"
+            "vsra.u16 q1, %q2, #8\n\t"
+            "vst1.16 {d0-d3}, [%1]"
+            : "+m"(*(uint16x8_t(*)[2])wide)
+            : "r"(wide), "w"(both)
+            : "d0", "d1", "d2", "d3");
 #else
-  wide[0] = vaddq_u16(wide[0], both);
-  wide[1] = vsraq_n_u16(wide[1], both, 8);
+  wide[0] = first ? both : vaddq_u16(wide[0], both);
+  wide[1] = first ? vshrq_n_u16(both, 8) : vsraq_n_u16(wide[1], both, 8);
 #endif
+}
+
+/* Write 16 outputs, 8 at `sums` and 8 at sums + 16, from the widened sums, if any, and the bytes
+ * since: the odd bytes belong to the second 8. */
+static inline void finish(uint16_t *sums, const uint16x8_t wide[2], uint8x16_t bytes, int first,
+                          const struct gemm *g) {
+  uint16x8_t both = vreinterpretq_u16_u8(bytes), odd = vshrq_n_u16(both, 8);
+  if (!first) {
+    both = vaddq_u16(both, wide[0]);
+    odd = vaddq_u16(odd, wide[1]);
+  }
+  const uint16x8_t even = vsubq_u16(both, vshlq_n_u16(odd, 8));
+  if (g->accumulate | (int)g->shift) {
+    add_to(sums, even, g);
+    add_to(sums + 16, odd, g);
+  } else {
+    vst1q_u16(sums, even);
+    vst1q_u16(sums + 16, odd);
+  }
 }
 
 #if defined(__arm__)
@@ -190,17 +201,10 @@ TILE lut4_tile(const struct gemm *g, const int p, const int nv, const size_t run
         }
     }
   }
-  if (first) {
-    UNROLLED
-    for (int i = 0; i < p * nv; i++) widen(wide[i], bytes[i], 1);
-  } else {
-    WIDEN
-  }
   UNROLLED
-  for (int i = 0; i < p * nv; i += 2) {
-    const uint16x8_t both[2] = {wide[i][0], wide[i + 1][0]}, odd[2] = {wide[i][1], wide[i + 1][1]};
-    add_block((uint16_t *)g->sums + (size_t)(i / nv) * g->sum_stride + i % nv * 16, both, odd, g);
-  }
+  for (int i = 0; i < p * nv; i++)
+    finish((uint16_t *)g->sums + (size_t)(i / nv) * g->sum_stride + i % nv / 2 * 32 + i % 2 * 8,
+           wide[i], bytes[i], first, g);
 #undef WIDEN
 }
 
