@@ -1,6 +1,6 @@
-/* test_trace MODEL HEIGHT WIDTH: run one image and print a line per op: name, kernel, and a digest
- * of every value's bytes; then the instruction sets, and the bytes of activations and of weights.
- * Two builds that agree bit for bit print the same digests. */
+/* test_trace MODEL HEIGHT WIDTH [KERNEL]: run one image and print a line per op: name, kernel, and
+ * a digest of every value's bytes; then the instruction sets, and the bytes of activations and of
+ * weights. Two builds that agree bit for bit print the same digests. */
 #include "bfcn.h"
 
 #include <stdio.h>
@@ -33,10 +33,11 @@ static int trace(const bfcn_session *session) {
 int main(int count, char **arguments) {
   bfcn_model *model;
   bfcn_session *session;
-  const unsigned height = count == 4 ? (unsigned)strtoul(arguments[2], NULL, 10) : 0;
-  const unsigned width = count == 4 ? (unsigned)strtoul(arguments[3], NULL, 10) : 0;
-  if (count != 4) return fprintf(stderr, "usage: %s MODEL HEIGHT WIDTH\n", arguments[0]), 2;
-  const bfcn_options options = {.keep_values = 1};
+  if (count != 4 && count != 5)
+    return fprintf(stderr, "usage: %s MODEL HEIGHT WIDTH [KERNEL]\n", arguments[0]), 2;
+  const unsigned height = (unsigned)strtoul(arguments[2], NULL, 10);
+  const unsigned width = (unsigned)strtoul(arguments[3], NULL, 10);
+  const bfcn_options options = {.keep_values = 1, .kernel = count == 5 ? arguments[4] : NULL};
   if (bfcn_model_load(arguments[1], &model) != BFCN_OK ||
       bfcn_session_create(model, height, width, &options, &session) != BFCN_OK)
     return fprintf(stderr, "%s\n", bfcn_error()), 1;

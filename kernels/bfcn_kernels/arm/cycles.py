@@ -33,6 +33,7 @@ CORES = {
         Core('cortex-a53', 'aarch64', 'cortex-a53', 'cortex-a53', 1.4, 'Raspberry Pi 3B+', 1 << 30),
         Core('cortex-a72', 'aarch64', 'cortex-a72', 'cortex-a72', 1.5, 'Raspberry Pi 4', 1 << 30),
         Core('cortex-a76', 'aarch64', 'cortex-a76', 'neoverse-n1', 2.4, 'Raspberry Pi 5', 2 << 30),
+        Core('neoverse-v1', 'aarch64', 'max', 'neoverse-v1', 2.6, 'AWS Graviton3', 2 << 30),
     )
 }
 IN_ORDER = {'cortex-a53'}

@@ -37,14 +37,14 @@ static xnn_operator_t make(const struct layer *l, int real) {
   for (unsigned i = 0; i < l->outputs; i++) scale[i] = 0.001f;
   xnn_operator_t op = NULL;
   const enum xnn_status status =
-      real ? xnn_create_convolution2d_nhwc_f32(
-                 pad, pad, pad, pad, l->kernel, l->kernel, l->stride, l->stride, l->dilation,
-                 l->dilation, l->groups, in, out, l->channels, l->outputs, kernel, bias, 0.0f,
-                 1e30f, 0, &op)
-           : xnn_create_convolution2d_nhwc_qc8(
-                 pad, pad, pad, pad, l->kernel, l->kernel, l->stride, l->stride, l->dilation,
-                 l->dilation, l->groups, in, out, l->channels, l->outputs, 0, 0.1f, scale, kernel,
-                 bias, 0, 0.1f, -128, 127, 0, &op);
+      real ? xnn_create_convolution2d_nhwc_f32(pad, pad, pad, pad, l->kernel, l->kernel, l->stride,
+                                               l->stride, l->dilation, l->dilation, l->groups, in,
+                                               out, l->channels, l->outputs, kernel, bias, 0.0f,
+                                               1e30f, 0, &op)
+           : xnn_create_convolution2d_nhwc_qc8(pad, pad, pad, pad, l->kernel, l->kernel, l->stride,
+                                               l->stride, l->dilation, l->dilation, l->groups, in,
+                                               out, l->channels, l->outputs, 0, 0.1f, scale, kernel,
+                                               bias, 0, 0.1f, -128, 127, 0, &op);
   free(kernel);
   free(bias);
   free(scale);
@@ -55,8 +55,8 @@ static int run(const struct layer *l, int real) {
   const unsigned pad = l->dilation * (l->kernel - 1) / 2;
   const unsigned reach = 2 * pad - l->dilation * (l->kernel - 1) - 1;
   const size_t size = real ? sizeof(float) : 1;
-  const size_t out_pixels = (size_t)((l->height + reach) / l->stride + 1) *
-                            ((l->width + reach) / l->stride + 1);
+  const size_t out_pixels =
+      (size_t)((l->height + reach) / l->stride + 1) * ((l->width + reach) / l->stride + 1);
   void *in = filled((size_t)l->height * l->width * l->channels, size, real);
   void *out = filled(out_pixels * l->outputs, size, real);
   xnn_operator_t op = make(l, real);
@@ -85,6 +85,7 @@ int main(int count, char **arguments) {
                &l.stride, &l.dilation, &l.groups) == 8)
     if (!run(&l, real))
       return fprintf(stderr, "XNNPACK refuses %ux%u %u->%u\n", l.height, l.width, l.channels,
-                     l.outputs), 1;
+                     l.outputs),
+             1;
   return 0;
 }

@@ -44,8 +44,7 @@ static inline __attribute__((always_inline)) void step8(int32x4_t total[4 * PAIR
   for (int i = 0; i < PAIRS; i++) {
     const uint8x16_t both = two_pixels(x[2 * i] + at, x[2 * i + 1] + at, bytes);
     UNROLLED
-    for (int n = 0; n < 4; n++)
-      total[4 * i + n] = vusmmlaq_s32(total[4 * i + n], both, weight[n]);
+    for (int n = 0; n < 4; n++) total[4 * i + n] = vusmmlaq_s32(total[4 * i + n], both, weight[n]);
   }
 }
 

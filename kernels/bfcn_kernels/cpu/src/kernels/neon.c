@@ -58,7 +58,8 @@ static void expand_lut4(const struct expand *e) {
       const uint64_t *low = codes + b * e->words;
       const uint64_t *high = e->pass_planes == 2 && b + 1 < e->planes ? low + e->words : NULL;
       unsigned i = 0;
-      for (; 16 * (i + 1ul) <= steps; i++) lut4_offsets(low + i, high ? high + i : NULL, out + 16 * i);
+      for (; 16 * (i + 1ul) <= steps; i++)
+        lut4_offsets(low + i, high ? high + i : NULL, out + 16 * i);
       if (16ul * i < steps) {
         uint16_t offsets[16];
         lut4_offsets(low + i, high ? high + i : NULL, offsets);
@@ -141,9 +142,8 @@ static void expand_bits(const struct expand *e) {
 static inline float32x4_t product_of(const struct epilogue_term *t, const int sum_bits, size_t at,
                                      unsigned channel, int32x4_t twice, int32x4_t box) {
   const int32x4_t sum =
-      sum_bits == 16
-          ? vreinterpretq_s32_u32(vmovl_u16(vld1_u16((const uint16_t *)t->sums + at)))
-          : vld1q_s32((const int32_t *)t->sums + at);
+      sum_bits == 16 ? vreinterpretq_s32_u32(vmovl_u16(vld1_u16((const uint16_t *)t->sums + at)))
+                     : vld1q_s32((const int32_t *)t->sums + at);
   int32x4_t acc = vaddq_s32(vaddq_s32(sum, vandq_s32(sum, twice)), box);
   if (t->offset) acc = vaddq_s32(acc, vld1q_s32(t->offset + channel));
   return vmulq_f32(vcvtq_f32_s32(acc), vld1q_f32(t->scale + channel));
@@ -164,8 +164,9 @@ static void addends_of(const struct epilogue *e, const struct epilogue_residual 
 }
 
 /* t += acc * scale, or t = acc * scale + B for the first term, of 16 channels from column c. */
-static inline void add_term(const struct epilogue *e, unsigned index, const int sum_bits, size_t p,
-                            unsigned c, float32x4_t t[4]) {
+static inline __attribute__((always_inline)) void add_term(const struct epilogue *e, unsigned index,
+                                                           const int sum_bits, size_t p, unsigned c,
+                                                           float32x4_t t[4]) {
   const struct epilogue_term *term = &e->term[index];
   const int32x4_t twice = vdupq_n_s32(term->k == 2 ? -1 : 0);
   const int32x4_t box = vdupq_n_s32(
@@ -173,15 +174,15 @@ static inline void add_term(const struct epilogue *e, unsigned index, const int 
   const unsigned channel = e->first + c;
   UNROLLED
   for (unsigned j = 0; j < 4; j++) {
-    const float32x4_t product = product_of(term, sum_bits, p * term->sum_stride + c + 4 * j,
-                                           channel + 4 * j, twice, box);
+    const float32x4_t product =
+        product_of(term, sum_bits, p * term->sum_stride + c + 4 * j, channel + 4 * j, twice, box);
     t[j] = vaddq_f32(product, index ? t[j] : vld1q_f32(e->bias + channel + 4 * j));
   }
 }
 
 /* t of 16 channels from column c of this call. */
-static inline void pre_activation(const struct epilogue *e, size_t p, unsigned c,
-                                  float32x4_t t[4]) {
+static inline __attribute__((always_inline)) void pre_activation(const struct epilogue *e, size_t p,
+                                                                 unsigned c, float32x4_t t[4]) {
   if (e->term[0].sum_bits == 16)
     add_term(e, 0, 16, p, c, t);
   else
@@ -305,8 +306,7 @@ TILE threshold_block(const struct epilogue *e, unsigned c, const int residual_bi
   const size_t plane = (e->all_channels + 63) / 64 * 8, at = (e->first + c) / 8;
   const size_t pixels = e->pixels, stride = term->sum_stride;
   const int16_t *thresholds = e->thresholds + (e->first + c) * (size_t)(steps * codes);
-  const uint8_t *residual =
-      residual_bits ? (const uint8_t *)e->residual[0].codes + at : NULL;
+  const uint8_t *residual = residual_bits ? (const uint8_t *)e->residual[0].codes + at : NULL;
   uint8_t *out = (uint8_t *)e->out + at;
   const uint16_t *sums = (const uint16_t *)term->sums + c;
   const int32_t *box_sums = term->box;
@@ -365,12 +365,11 @@ static void epilogue_threshold(const struct epilogue *e) {
 }
 
 /* Only USMMLA multiplies unsigned codes by signed weights. */
-#define NEON_BACKEND                                                       \
-  .expand = {[FORM_BITS] = expand_bits, [FORM_LUT4] = expand_lut4,         \
-             [FORM_INT8] = expand_int8},                                   \
-  .epilogue = epilogue, .epilogue_threshold = epilogue_threshold,          \
-  .sum_codes = sum_codes_neon, .unpack = unpack, .pack = pack, .lerp = lerp, \
-  .lerp_columns = lerp_columns, .argmax_row = argmax_row
+#define NEON_BACKEND                                                                           \
+  .expand = {[FORM_BITS] = expand_bits, [FORM_LUT4] = expand_lut4, [FORM_INT8] = expand_int8}, \
+  .epilogue = epilogue, .epilogue_threshold = epilogue_threshold, .sum_codes = sum_codes_neon, \
+  .unpack = unpack, .pack = pack, .lerp = lerp, .lerp_columns = lerp_columns,                  \
+  .argmax_row = argmax_row
 
 const struct backend bfcn_backend_neon = {.name = "neon", .wide_zero = 128, NEON_BACKEND};
 /* Beyond NEON, only matrix kernels differ. */

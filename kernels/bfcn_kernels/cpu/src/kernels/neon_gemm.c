@@ -62,48 +62,57 @@ static inline void finish(uint16_t *sums, const uint16x8_t wide[2], uint8x16_t b
   }
 }
 
+/* A lookup serves two pixels: its table holds sums of the first in the low nibbles (at most 12) and
+ * of the second in the high ones. Of what it finds, whole bytes are summed modulo 256 and the high
+ * nibbles exactly; split() then tells the first pixel's sums. */
+static inline void split(uint8x16_t *first, uint8x16_t second) {
+  *first = vsubq_u8(*first, vshlq_n_u8(second, 4));
+}
+
 #if defined(__arm__)
-/* Compilers move tables and indices between registers: the two loops are written out. A step of 8
- * vectors is 24 operations for 12 cycles of a Cortex-A15, among 36 that it can start in them.
- * Indices lie in d0..d7, tables in d8..d11, what was found in d12..d15. */
-#define LOOK_UP_A(table, low, high, bytes)                \
-  "vtbl.8 d12, {" table "}, " low "\n\t"                  \
-  "vtbl.8 d13, {" table "}, " high "\n\t"                 \
-  "vadd.i8 %q[" bytes "], %q[" bytes "], q6\n\t"
-#define LOOK_UP_B(table, low, high, bytes)                \
-  "vtbl.8 d14, {" table "}, " low "\n\t"                  \
-  "vtbl.8 d15, {" table "}, " high "\n\t"                 \
-  "vadd.i8 %q[" bytes "], %q[" bytes "], q7\n\t"
-#define LOAD_TABLE(pixel, table)         \
-  "ldrh %[at], [%[" pixel "]], #2\n\t"   \
-  "add %[at], %[lut], %[at]\n\t"         \
+/* Compilers move tables and indices between registers: the two loops are written out. Indices lie
+ * in d0..d7, what was found in q6, the table in use in q4. */
+#define LOOK_UP(low, high, first, second)        \
+  "vtbl.8 d12, {d8, d9}, " low "\n\t"            \
+  "vtbl.8 d13, {d8, d9}, " high "\n\t"           \
+  "vadd.i8 %q[" first "], %q[" first "], q6\n\t" \
+  "vsra.u8 %q[" second "], q6, #4\n\t"
+#define LOAD_TABLE(pixel, table)       \
+  "ldrh %[at], [%[" pixel "]], #2\n\t" \
+  "add %[at], %[lut], %[at]\n\t"       \
   "vld1.8 {" table "}, [%[at]]\n\t"
-#define T0 "d8, d9"
-#define T1 "d10, d11"
-#define BYTES                                                                                   \
-  [b0] "+w"(bytes[0]), [b1] "+w"(bytes[1]), [b2] "+w"(bytes[2]), [b3] "+w"(bytes[3]),           \
+#define BYTES                                                                         \
+  [b0] "+w"(bytes[0]), [b1] "+w"(bytes[1]), [b2] "+w"(bytes[2]), [b3] "+w"(bytes[3]), \
       [b4] "+w"(bytes[4]), [b5] "+w"(bytes[5]), [b6] "+w"(bytes[6]), [b7] "+w"(bytes[7])
-#define CLOBBERED                                                                             \
+#define CLOBBERED                                                                                \
   "d0", "d1", "d2", "d3", "d4", "d5", "d6", "d7", "d8", "d9", "d10", "d11", "d12", "d13", "d14", \
       "d15", "cc", "memory"
 
+/* A step's table is made while the step before looks up, so that no load is waited for. */
 static inline void look_up_2x64(uint8x16_t bytes[8], const uint16_t *const x[4], const uint8_t *w0,
                                 const uint8_t *w1, size_t steps) {
   const uint16_t *x0 = x[0], *x1 = x[1];
   uintptr_t at;
+#define STEP                                                                                     \
+  "vld1.8 {d0-d3}, [%[w0]]!\n\t"                                                                 \
+  "vld1.8 {d4-d7}, [%[w1]]!\n\t" LOOK_UP("d0", "d1", "b0", "b4") LOOK_UP("d2", "d3", "b1", "b5") \
+      LOOK_UP("d4", "d5", "b2", "b6") LOOK_UP("d6", "d7", "b3", "b7")
   __asm__ volatile(
-      "1:\n\t" LOAD_TABLE("x0", T0) "vld1.8 {d0-d3}, [%[w0]]!\n\t"
-      LOAD_TABLE("x1", T1) "vld1.8 {d4-d7}, [%[w1]]!\n\t"
-      LOOK_UP_A(T0, "d0", "d1", "b0") LOOK_UP_B(T0, "d2", "d3", "b1")
-      LOOK_UP_A(T1, "d0", "d1", "b4") LOOK_UP_B(T1, "d2", "d3", "b5")
-      "subs %[steps], %[steps], #1\n\t"
-      LOOK_UP_A(T0, "d4", "d5", "b2") LOOK_UP_B(T0, "d6", "d7", "b3")
-      LOOK_UP_A(T1, "d4", "d5", "b6") LOOK_UP_B(T1, "d6", "d7", "b7")
-      "bne 1b"
+      LOAD_TABLE("x0", "d8, d9")
+          LOAD_TABLE("x1", "d10, d11") "subs %[steps], %[steps], #1\n\t"
+                                       "vsli.8 q4, q5, #4\n\t"
+                                       "beq 2f\n"
+                                       "1:\n\t" LOAD_TABLE("x0", "d10, d11") LOAD_TABLE(
+                                           "x1", "d14, d15") "subs %[steps], %[steps], #1\n\t" STEP
+                                                             "vsli.8 q5, q7, #4\n\t"
+                                                             "vmov q4, q5\n\t"
+                                                             "bne 1b\n"
+                                                             "2:\n\t" STEP
       : BYTES, [x0] "+r"(x0), [x1] "+r"(x1), [w0] "+r"(w0), [w1] "+r"(w1), [steps] "+r"(steps),
         [at] "=&r"(at)
       : [lut] "r"(bfcn_lut4)
       : CLOBBERED);
+#undef STEP
 }
 
 static inline void look_up_4x32(uint8x16_t bytes[8], const uint16_t *const x[4], const uint8_t *w,
@@ -111,13 +120,15 @@ static inline void look_up_4x32(uint8x16_t bytes[8], const uint16_t *const x[4],
   const uint16_t *x0 = x[0], *x1 = x[1], *x2 = x[2], *x3 = x[3];
   uintptr_t at;
   __asm__ volatile(
-      "1:\n\t" LOAD_TABLE("x0", T0) "vld1.8 {d0-d3}, [%[w]]!\n\t" LOAD_TABLE("x1", T1)
-      LOOK_UP_A(T0, "d0", "d1", "b0") LOOK_UP_B(T0, "d2", "d3", "b1") LOAD_TABLE("x2", T0)
-      LOOK_UP_A(T1, "d0", "d1", "b2") LOOK_UP_B(T1, "d2", "d3", "b3") LOAD_TABLE("x3", T1)
-      LOOK_UP_A(T0, "d0", "d1", "b4") LOOK_UP_B(T0, "d2", "d3", "b5")
-      "subs %[steps], %[steps], #1\n\t"
-      LOOK_UP_A(T1, "d0", "d1", "b6") LOOK_UP_B(T1, "d2", "d3", "b7")
-      "bne 1b"
+      "1:\n\t" LOAD_TABLE("x0", "d8, d9") LOAD_TABLE(
+          "x1", "d10, d11") "vsli.8 q4, q5, #4\n\t"
+                            "vld1.8 {d0-d3}, [%[w]]!\n\t" LOOK_UP("d0", "d1", "b0", "b2") LOOK_UP(
+                                "d2", "d3", "b1", "b3") LOAD_TABLE("x2", "d8, d9")
+                                LOAD_TABLE("x3",
+                                           "d10, d11") "vsli.8 q4, q5, #4\n\t"
+                                                       "subs %[steps], %[steps], #1\n\t" LOOK_UP(
+                                                           "d0", "d1", "b4", "b6")
+                                                           LOOK_UP("d2", "d3", "b5", "b7") "bne 1b"
       : BYTES, [x0] "+r"(x0), [x1] "+r"(x1), [x2] "+r"(x2), [x3] "+r"(x3), [w] "+r"(w),
         [steps] "+r"(steps), [at] "=&r"(at)
       : [lut] "r"(bfcn_lut4)
@@ -125,12 +136,10 @@ static inline void look_up_4x32(uint8x16_t bytes[8], const uint16_t *const x[4],
 }
 #endif
 
-/* `steps` lookups of every pixel in every vector, which are two to a block of weights. */
-static inline __attribute__((always_inline)) void look_up_run(uint8x16_t bytes[8], const int p,
-                                                              const int nv,
-                                                              const uint16_t *const x[4],
-                                                              const uint8_t *w, size_t block_bytes,
-                                                              size_t steps) {
+/* `steps` lookups of every pair of pixels in every vector, which are two to a block of weights. */
+static inline __attribute__((always_inline)) void
+look_up_run(uint8x16_t bytes[8], const int p, const int nv, const uint16_t *const x[4],
+            const uint8_t *w, size_t block_bytes, size_t steps) {
 #if defined(__arm__)
   (void)nv;
   if (p == 2)
@@ -142,20 +151,26 @@ static inline __attribute__((always_inline)) void look_up_run(uint8x16_t bytes[8
   for (size_t step = 0; step < steps; step++, w += 32) {
     uint8x16_t index[4];
     UNROLLED
-    for (int n = 0; n < nv; n++) index[n] = vld1q_u8(w + (size_t)(n / 2) * block_bytes + n % 2 * 16);
+    for (int n = 0; n < nv; n++)
+      index[n] = vld1q_u8(w + (size_t)(n / 2) * block_bytes + n % 2 * 16);
     UNROLLED
-    for (int i = 0; i < p; i++) {
-      const uint8x16_t table = vld1q_u8(bfcn_lut4 + x[i][step]);
+    for (int i = 0; i < p; i += 2) {
+      const uint8x16_t table =
+          vsliq_n_u8(vld1q_u8(bfcn_lut4 + x[i][step]), vld1q_u8(bfcn_lut4 + x[i + 1][step]), 4);
       UNROLLED
-      for (int n = 0; n < nv; n++)
-        bytes[i * nv + n] = vaddq_u8(bytes[i * nv + n], vqtbl1q_u8(table, index[n]));
+      for (int n = 0; n < nv; n++) {
+        const uint8x16_t found = vqtbl1q_u8(table, index[n]);
+        uint8x16_t *first = &bytes[i * nv + n], *second = first + nv;
+        *first = vaddq_u8(*first, found);
+        *second = vsraq_n_u8(*second, found, 4);
+      }
     }
   }
 #endif
 }
 
-/* p pixels x nv vectors of 16 outputs x 4 channels: a lookup and an addition. Bytes are summed for
- * at most `run` lookups, then widened, once at the end where that suffices. */
+/* p pixels x nv vectors of 16 outputs x 4 channels: for two pixels a lookup and two additions.
+ * Bytes are summed for at most `run` lookups, then widened, once at the end where that suffices. */
 TILE lut4_tile(const struct gemm *g, const int p, const int nv, const size_t run) {
   const size_t runs = (g->steps + run - 1) / run, even = (g->steps + runs - 1) / runs;
   uint16x8_t wide[8][2];
@@ -164,13 +179,18 @@ TILE lut4_tile(const struct gemm *g, const int p, const int nv, const size_t run
   for (int i = 0; i < p * nv; i++) bytes[i] = vdupq_n_u8(0);
   size_t left = run; /* lookups that a byte can still take */
   int first = 1;
-#define WIDEN                                                         \
-  UNROLLED                                                            \
-  for (int i = 0; i < p * nv; i++) {                                  \
-    widen(wide[i], bytes[i], first);                                  \
-    bytes[i] = vdupq_n_u8(0);                                         \
-  }                                                                   \
-  left = run;                                                         \
+#define SPLIT                      \
+  UNROLLED                         \
+  for (int i = 0; i < p * nv; i++) \
+    if (i / nv % 2 == 0) split(&bytes[i], bytes[i + nv]);
+#define WIDEN                        \
+  SPLIT                              \
+  UNROLLED                           \
+  for (int i = 0; i < p * nv; i++) { \
+    widen(wide[i], bytes[i], first); \
+    bytes[i] = vdupq_n_u8(0);        \
+  }                                  \
+  left = run;                        \
   first = 0;
   for (unsigned plane = g->planes; plane-- > 0;) {
     const uint8_t *w = (const uint8_t *)g->weights + plane * g->plane_bytes;
@@ -201,11 +221,13 @@ TILE lut4_tile(const struct gemm *g, const int p, const int nv, const size_t run
         }
     }
   }
+  SPLIT
   UNROLLED
   for (int i = 0; i < p * nv; i++)
     finish((uint16_t *)g->sums + (size_t)(i / nv) * g->sum_stride + i % nv / 2 * 32 + i % 2 * 8,
            wide[i], bytes[i], first, g);
 #undef WIDEN
+#undef SPLIT
 }
 
 void lut4_gemm_a1_2x64__neon(const struct gemm *g) {
@@ -220,6 +242,21 @@ void lut4_gemm_a2_2x64__neon(const struct gemm *g) {
 void lut4_gemm_a2_4x32__neon(const struct gemm *g) {
   lut4_tile(g, 4, 2, RUN_A2);
 }
+
+#if defined(__aarch64__)
+void lut4_gemm_a1_2x64__dotprod(const struct gemm *g) {
+  lut4_tile(g, 2, 4, RUN_A1);
+}
+void lut4_gemm_a1_4x32__dotprod(const struct gemm *g) {
+  lut4_tile(g, 4, 2, RUN_A1);
+}
+void lut4_gemm_a2_2x64__dotprod(const struct gemm *g) {
+  lut4_tile(g, 2, 4, RUN_A2);
+}
+void lut4_gemm_a2_4x32__dotprod(const struct gemm *g) {
+  lut4_tile(g, 4, 2, RUN_A2);
+}
+#endif
 
 /* p pixels x nv vectors of 2 outputs x 64 channels: and, popcount, add for each of `a` activation
  * planes. A byte sums 31 popcounts, then 16-bit lanes, 4 to an output, take over. */
@@ -264,8 +301,7 @@ TILE bits_tile(const struct gemm *g, const int p, const int nv, const int a) {
             w += 16 * nv;
             UNROLLED
             for (int i = 0; i < p * a; i++) {
-              const uint64_t *word =
-                  (const uint64_t *)x[i / a] + (size_t)(i % a) * g->steps + done;
+              const uint64_t *word = (const uint64_t *)x[i / a] + (size_t)(i % a) * g->steps + done;
               const uint8x16_t bits = vreinterpretq_u8_u64(vld1q_dup_u64(word));
               UNROLLED
               for (int n = 0; n < nv; n++)
@@ -365,8 +401,8 @@ TILE int8_tile(const struct gemm *g, const int p, const int wide) {
           UNROLLED
           for (int n = 0; n < 4; n++)
             total[4 * i + n] =
-                vpadalq_s16(total[4 * i + n], vmull_s8(vld1_s8(w + 8 * n),
-                                                       vreinterpret_s8_u8(veor_u8(twice, flip))));
+                vpadalq_s16(total[4 * i + n],
+                            vmull_s8(vld1_s8(w + 8 * n), vreinterpret_s8_u8(veor_u8(twice, flip))));
         }
         w += 32;
       }
