@@ -9,7 +9,9 @@ from bfcn_kernels.arm import check
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--work-dir', type=Path, default=Path('build/arm'), help='builds and models')
+    parser.add_argument(
+        '--work-dir', type=Path, default=Path('build/arm'), help='builds and models'
+    )
     args = parser.parse_args()
     try:
         return check.run(args.work_dir)

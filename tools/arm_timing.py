@@ -9,6 +9,7 @@ import argparse
 import csv
 import dataclasses
 import sys
+from functools import partial
 from pathlib import Path
 
 from bfcn_kernels import FileError, GraphError
@@ -41,7 +42,9 @@ def main() -> int:
             writer.writerow(field.name for field in dataclasses.fields(timing.Row))
             for row in rows:
                 fields = dataclasses.astuple(row)
-                writer.writerow(f'{field:.3f}' if isinstance(field, float) else field for field in fields)
+                writer.writerow(
+                    f'{field:.3f}' if isinstance(field, float) else field for field in fields
+                )
     return 0
 
 
@@ -53,10 +56,12 @@ def _rows(args: argparse.Namespace) -> list[timing.Row]:
           f'{"MMAC":>8} {"Minsn":>8} {"Mcycles":>8} {"MAC/cyc":>7} {"ms":>9}')  # fmt: skip
     kept = []
     for core in cores:
-        runs = [lambda path=path: timing.time_model(path, core, args.size, args.work_dir)
-                for path in args.models]  # fmt: skip
-        runs += [lambda kind=kind: timing.time_xnnpack(args.models[0], core, args.size, kind, args.work_dir)
-                 for kind in args.peers]  # fmt: skip
+        where = core, args.size
+        runs = [partial(timing.time_model, path, *where, args.work_dir) for path in args.models]
+        runs += [
+            partial(timing.time_xnnpack, args.models[0], *where, kind, args.work_dir)
+            for kind in args.peers
+        ]
         for run in runs:
             rows = run() if args.layers else run()[-1:]
             kept += rows

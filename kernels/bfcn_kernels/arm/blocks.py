@@ -44,7 +44,11 @@ def count(
     out = folder / 'blocks.txt'
     options = ','.join([str(plugin), f'out={out}', *(f'mark={mark:x}' for mark in marks)])
     run = subprocess.run(
-        [*qemu, '-plugin', options, *command], input=text, capture_output=True, text=True, check=False
+        [*qemu, '-plugin', options, *command],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if run.returncode:
         raise RuntimeError(f'{command[0]} failed under {qemu[0]}: {run.stderr.strip()[-500:]}')

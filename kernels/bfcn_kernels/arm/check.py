@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,20 +65,20 @@ def run(folder: Path) -> int:
 
 def _checks(folder: Path, native: Path, models: list[tuple[Path, int, int]]) -> Iterator:
     for name in toolchain.ARCHITECTURES:
-        yield f'{name}: every C test', lambda name=name: _ctest(folder / name)
+        yield f'{name}: every C test', partial(_ctest, folder / name)
     references = {}
     for level in LEVELS:
         build = folder / level.architecture
         where = f'{level.architecture} {level.cpu}'
-        yield f'{where}: every kernel of {level.isas[0]}', lambda: _kernels(level, build)
+        yield f'{where}: every kernel of {level.isas[0]}', partial(_kernels, level, build)
         for path, height, width in models:
             if path not in references:
                 references[path] = _trace([str(native / 'tests/test_trace')], path, height, width)
             yield (
                 f'{where}: every value of {path.name} at {height} x {width}',
-                lambda: _equal(level, build, path, height, width, references[path]),
+                partial(_equal, level, build, path, height, width, references[path]),
             )
-        yield f'{where}: bfcn-run', lambda: _run_image(level, build, native, folder)
+        yield f'{where}: bfcn-run', partial(_run_image, level, build, native, folder)
 
 
 def _models(folder: Path) -> list[tuple[Path, int, int]]:
@@ -98,7 +99,9 @@ def _call(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         said = (done.stdout + done.stderr).strip().splitlines()
-        raise Failure(f'{Path(command[-1]).name} exits with {done.returncode}: {" / ".join(said[-3:])}')
+        raise Failure(
+            f'{Path(command[-1]).name} exits with {done.returncode}: {" / ".join(said[-3:])}'
+        )
     return done.stdout
 
 
@@ -150,9 +153,9 @@ def _run_image(level: Level, build: Path, native: Path, folder: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
     source.write_bytes(b'P6\n56 40\n255\n' + pixels.tobytes())
     pictures = []
-    for command, name in (([str(native / 'bfcn-run')], 'native'), (level.command(build / 'bfcn-run'), 'arm')):
-        out = folder / f'{name}.ppm'
-        _call([*command, str(TOY), str(source), str(out)])
+    for prefix, program in (([], native / 'bfcn-run'), (level.command(), build / 'bfcn-run')):
+        out = folder / 'out.ppm'
+        _call([*prefix, str(program), str(TOY), str(source), str(out)])
         pictures.append(out.read_bytes())
     if pictures[0] != pictures[1]:
         raise Failure('the pictures differ')

@@ -15,7 +15,17 @@ from dataclasses import dataclass
 from functools import cache
 
 DISPATCH, WINDOW = 3, 128  # micro-ops a cycle; in flight
-FORWARD = {'mla': 4, 'mls': 4, 'fma': 4, 'fms': 4, 'mlal': 1, 'mlsl': 1, 'padal': 1, 'aba': 1, 'sra': 1}
+FORWARD = {
+    'mla': 4,
+    'mls': 4,
+    'fma': 4,
+    'fms': 4,
+    'mlal': 1,
+    'mlsl': 1,
+    'padal': 1,
+    'aba': 1,
+    'sra': 1,
+}
 UNITS = {'sx': 2, 'mx': 1, 'bx': 1, 'ls': 2, 'ldr': 1, 'str': 1, 'ij': 1, 'ik': 1}
 
 
@@ -32,14 +42,15 @@ def _cx(latency: int, both: bool = False) -> Op:
     return Op(2, latency, (('ij', 1), ('ik', 1))) if both else Op(1, latency, (('cx', 1),))
 
 
-_BASIC = 'add sub and orr eor bic orn addl addw subl subw neg tst padd paddl mvn'.split()
-_COMPLEX = (
-    'abs hadd rhadd hsub qadd qsub qabs qneg ceq cge cgt cle clt acge acgt '
-    'max min pmax pmin addhn subhn'
-).split()
-_MULTIPLY = 'mul mull mla mls mlal mlsl qdmull qdmulh qdmlal qrdmulh'.split()
-_SHIFT = 'shl shr shll shrn rshr rshrn sli sri movl qshl qshrn qshrun rshl qrshl qrshrun'.split()
-_BITOPS = 'cnt bsl bit bif cls clz rev16 rev32 rev64 ext dup mov movn qmovn qmovun swp'.split()
+_KINDS = {
+    'basic': 'add sub and orr eor bic orn addl addw subl subw neg tst padd paddl mvn',
+    'complex': 'abs hadd rhadd hsub qadd qsub qabs qneg ceq cge cgt cle clt acge acgt max min pmax '
+    'pmin addhn subhn',
+    'multiply': 'mul mull mla mls mlal mlsl qdmull qdmulh qdmlal qrdmulh',
+    'shift': 'shl shr shll shrn rshr rshrn sli sri movl qshl qshrn qshrun rshl qrshl qrshrun',
+    'bitops': 'cnt bsl bit bif cls clz rev16 rev32 rev64 ext dup mov movn qmovn qmovun swp',
+}
+_KIND = {name: kind for kind, names in _KINDS.items() for name in names.split()}
 
 
 @cache
@@ -64,18 +75,20 @@ def _vector(name: str, kind: str, rest: str) -> Op:
         return Op(2, 7, (('ls', 2),))
     if core:
         to_vector = bool(re.match(r'[qds]\d', operands[0]))
-        return Op(2, 9, (('ls', 2), ('cx', 2 if quad else 1))) if to_vector else Op(2, 7, (('ls', 2),))
+        return (
+            Op(2, 9, (('ls', 2), ('cx', 2 if quad else 1))) if to_vector else Op(2, 7, (('ls', 2),))
+        )
     if re.match(r's\d', operands[0]) or 'f64' in kind:
         return _vfp(name, 'f64' in kind)
     if 'f32' in kind and name not in ('mov', 'dup', 'neg', 'abs'):
         return _vector_float(name, quad)
-    if name in _MULTIPLY:
+    if _KIND.get(name) == 'multiply':
         return Op(2, 7, (('ij', 2),)) if quad and not name.endswith('l') else Op(1, 6, (('ij', 1),))
     if name in ('padal', 'aba', 'abal'):
         return Op(1, 7, (('ik', 1),))
     if name in ('sra', 'rsra'):
         return Op(1, 7, (('ik', 1),))
-    if name in _SHIFT:
+    if _KIND.get(name) == 'shift':
         by_register = name in ('shl', 'rshl', 'qshl', 'qrshl') and '#' not in rest
         return Op(2, 5, (('ik', 2),)) if by_register and quad else Op(1, 4, (('ik', 1),))
     if name in ('tbl', 'tbx'):
@@ -87,9 +100,9 @@ def _vector(name: str, kind: str, rest: str) -> Op:
         return _cx(4, both=True)
     if name in ('abd', 'abdl') and quad:
         return Op(2, 5, (('cx', 2),))
-    if name in _COMPLEX or name == 'abd':
+    if _KIND.get(name) == 'complex' or name == 'abd':
         return _cx(5)
-    if name in _BASIC or name in _BITOPS or name in ('abdl', 'cvt'):
+    if name in _KIND or name in ('abdl', 'cvt'):
         return _cx(4)
     raise ValueError(f'no Cortex-A15 rate for NEON instruction v{name}.{kind} {rest}')
 
@@ -181,14 +194,19 @@ def flow(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     mnemonic, _, rest = text.partition('\t')
     name = mnemonic.partition('.')[0]
     operands = _operands(rest)
-    inside = re.findall(r'\[([^\]]*)\]', rest) if '[' in rest and not re.search(r'd\d+\[', rest) else []
-    address = _registers(' '.join(inside)) or (_registers(rest[rest.rfind('[') :]) if '[' in rest else ())
+    inside = (
+        re.findall(r'\[([^\]]*)\]', rest) if '[' in rest and not re.search(r'd\d+\[', rest) else []
+    )
+    address = _registers(' '.join(inside)) or (
+        _registers(rest[rest.rfind('[') :]) if '[' in rest else ()
+    )
     stepped = rest.rstrip().endswith('!') or re.search(r'\],', rest)
     base = address[:1] if stepped else ()
     stores = name.startswith(('str', 'vst', 'stm', 'push', 'vpush'))
-    if stores or name.startswith(('cmp', 'cmn', 'tst', 'teq', 'vcmp', 'b', 'cb', 'tb')) and not (
-        name.startswith(('bic', 'bfi', 'bfc'))
-    ):
+    compares = name.startswith(('cmp', 'cmn', 'tst', 'teq', 'vcmp', 'cb', 'tb')) or (
+        name.startswith('b') and not name.startswith(('bic', 'bfi', 'bfc'))
+    )
+    if stores or compares:
         return _registers(rest), base
     if name.startswith(('ldr', 'vldr', 'vld', 'ldm', 'pop', 'vpop')):
         head = rest[: rest.find('[')] if '[' in rest else rest
@@ -197,8 +215,11 @@ def flow(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     pairs = 2 if name in ('umull', 'smull', 'umlal', 'smlal') else 1
     written = _registers(' '.join(operands[:pairs]))
     read = _registers(' '.join(operands[pairs:]))
-    updates = re.match(r'v(mla|mls|fma|fms|padal|aba|sra|rsra|sli|sri|bsl|bit|bif|tbx|zip|uzp|trn|swp)', name)
-    if updates or len(operands) == 2 and not name.startswith(('mov', 'mvn', 'v', 'uxt', 'sxt', 'clz')):
+    updates = re.match(
+        r'v(ml[as]|fm[as]|padal|aba|r?sra|s[lr]i|bsl|bi[tf]|tbx|zip|uzp|trn|swp)', name
+    )
+    moves = name.startswith(('mov', 'mvn', 'v', 'uxt', 'sxt', 'clz'))
+    if updates or (len(operands) == 2 and not moves):
         read += written
     if re.match(r'v(zip|uzp|trn|swp)', name):
         written += read
@@ -239,7 +260,9 @@ class _Core:
     def __init__(self):
         self.busy = {unit: {} for unit in UNITS}
         self.ready: dict[str, int] = {}
-        self.sums: dict[str, tuple[str, int]] = {}  # register: which accumulation, when it may go on
+        self.sums: dict[
+            str, tuple[str, int]
+        ] = {}  # register: which accumulation, when it may go on
         self.leaving = [0] * WINDOW
         self.entry, self.entered, self.retired = 0, 0, 0
 

@@ -50,9 +50,13 @@ def disassemble(words: set[str], mode: str) -> dict[str, str]:
     lines = ['[' + ' '.join(f'0x{w[i : i + 2]}' for i in range(0, len(w), 2)) + ']' for w in order]
     attributes = '+all' if mode == 'aarch64' else '+neon,+vfp4,+hwdiv'
     command = ['llvm-mc-19', '-disassemble', f'-triple={mode}', f'-mattr={attributes}']
-    run = subprocess.run(command, input='\n'.join(lines), capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        command, input='\n'.join(lines), capture_output=True, text=True, check=False
+    )
     bad = {int(n) - 1 for n in re.findall(r'<stdin>:(\d+):\d+: warning: invalid', run.stderr)}
-    texts = [line.strip() for line in run.stdout.splitlines() if line.strip() and '.text' not in line]
+    texts = [
+        line.strip() for line in run.stdout.splitlines() if line.strip() and '.text' not in line
+    ]
     good = [word for index, word in enumerate(order) if index not in bad]
     found = dict.fromkeys(words, 'nop')
     if len(texts) == len(good):
@@ -114,7 +118,9 @@ def mca(listed: list[list[str]], loops: list[bool], model: str) -> list[float]:
         'llvm-mca-19', '-mtriple=aarch64', f'-mcpu={model}', '-mattr=+dotprod,+i8mm',
         f'-iterations={_ITERATIONS}', '-skip-unsupported-instructions=any', '-json',
     ]  # fmt: skip
-    run = subprocess.run(command, input="\n".join([*source, ""]), capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        command, input='\n'.join([*source, '']), capture_output=True, text=True, check=False
+    )
     if run.returncode:
         raise RuntimeError(f'llvm-mca failed: {run.stderr.strip()[-500:]}')
     found = [0.0] * len(listed)

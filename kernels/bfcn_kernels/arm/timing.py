@@ -57,7 +57,9 @@ class Row:
     instructions: int
     cycles: int
     ms: float
-    parameter_bytes: int = 0  # of a whole run: the file's weights, or their size in the engine's type
+    parameter_bytes: int = (
+        0  # of a whole run: the file's weights, or their size in the engine's type
+    )
     activation_bytes: int = 0  # of a whole run, scratch included; 0 where it is not known
 
 
@@ -99,7 +101,9 @@ def time_model(path: Path, core: Core, size: tuple[int, int], folder: Path) -> l
     check_fits(path, model, size, core)
     toolchain.require_build(core.architecture)
     toolchain.require('llvm-mc-19', 'llvm-mca-19')
-    program = toolchain.build(folder / core.architecture, core.architecture) / 'tests' / 'test_trace'
+    program = (
+        toolchain.build(folder / core.architecture, core.architecture) / 'tests' / 'test_trace'
+    )
     address = toolchain.symbols(program, core.architecture)
     marks = [address['conv_run'], address['op_run'], address['bfcn_session_op']]
     listed, phases, said = blocks.count(
@@ -123,7 +127,9 @@ def time_model(path: Path, core: Core, size: tuple[int, int], folder: Path) -> l
     return [*rows, _total(rows, _weight_bytes(model), activations)]
 
 
-def time_xnnpack(path: Path, core: Core, size: tuple[int, int], kind: str, folder: Path) -> list[Row]:
+def time_xnnpack(
+    path: Path, core: Core, size: tuple[int, int], kind: str, folder: Path
+) -> list[Row]:
     """Rows of every convolution of the model in XNNPACK, kind 'float32' or 'int8', and their total.
 
     Convolutions alone: XNNPACK is charged neither for pooling nor for upsampling.
@@ -143,7 +149,9 @@ def time_xnnpack(path: Path, core: Core, size: tuple[int, int], kind: str, folde
         folder,
         text=''.join(' '.join(map(str, shape)) + '\n' for shape in shapes),
     )
-    ran = [phase for phase in phases if phase.mark == mark][::2]  # from the first mark to the second
+    ran = [phase for phase in phases if phase.mark == mark][
+        ::2
+    ]  # from the first mark to the second
     names = [('x'.join(map(str, shape)), 'xnnpack', 0) for shape in shapes]
     by_shape = dict(zip(shapes, _rows(core, f'xnnpack {kind}', names, ran, listed), strict=True))
     rows = []
@@ -151,7 +159,9 @@ def time_xnnpack(path: Path, core: Core, size: tuple[int, int], kind: str, folde
         row = by_shape[layer.shape]
         rows.append(Row(core.name, core.ghz, row.engine, layer.op, 'xnnpack', layer.macs,
                         row.instructions, row.cycles, row.ms))  # fmt: skip
-    weights = sum(layer.outputs * layer.kernel**2 * layer.channels // layer.groups for layer in layers)
+    weights = sum(
+        layer.outputs * layer.kernel**2 * layer.channels // layer.groups for layer in layers
+    )
     return [*rows, _total(rows, weights * (4 if kind == 'float32' else 1), 0)]
 
 
@@ -169,7 +179,9 @@ def _rows(core: Core, engine: str, names: list, phases: list, listed: list) -> l
 
 def _total(rows: list[Row], parameters: int, activations: int) -> Row:
     first = rows[0]
-    sums = [sum(getattr(row, name) for row in rows) for name in ('macs', 'instructions', 'cycles', 'ms')]
+    sums = [
+        sum(getattr(row, name) for row in rows) for name in ('macs', 'instructions', 'cycles', 'ms')
+    ]
     return Row(first.cpu, first.ghz, first.engine, 'total', '', *sums, parameters, activations)
 
 
@@ -193,7 +205,9 @@ def sysroot(architecture: str, folder: Path) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     debian = _DEBIAN[architecture]
     names = [f'{name}:{debian}' for name in _XNNPACK]
-    fetch = subprocess.run(['apt-get', 'download', '-q', *names], cwd=root, capture_output=True, text=True)
+    fetch = subprocess.run(
+        ['apt-get', 'download', '-q', *names], cwd=root, capture_output=True, text=True
+    )
     if fetch.returncode:
         raise RuntimeError(
             f'libxnnpack-dev:{debian} cannot be fetched: dpkg --add-architecture {debian} '

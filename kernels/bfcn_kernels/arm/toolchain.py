@@ -45,7 +45,9 @@ def require(*programs: str) -> None:
 def require_build(*architectures: str) -> None:
     """What building for the architectures and running the result takes."""
     tools = [ARCHITECTURES[name] for name in architectures]
-    require('cmake', 'make', *(tool.qemu for tool in tools), *(f'{tool.triple}-gcc' for tool in tools))
+    require(
+        'cmake', 'make', *(tool.qemu for tool in tools), *(f'{tool.triple}-gcc' for tool in tools)
+    )
 
 
 def build(folder: Path, architecture: str | None = None) -> Path:
@@ -54,7 +56,9 @@ def build(folder: Path, architecture: str | None = None) -> Path:
     Raises RuntimeError with the compiler's last words where it fails.
     """
     if not (KERNELS / 'CMakeLists.txt').is_file():
-        raise RuntimeError(f'{KERNELS} has no CMakeLists.txt: run this from a checkout of the sources')
+        raise RuntimeError(
+            f'{KERNELS} has no CMakeLists.txt: run this from a checkout of the sources'
+        )
     configure = ['cmake', '-S', str(KERNELS), '-B', str(folder), '-DCMAKE_BUILD_TYPE=Release']
     if architecture:
         configure.append(f'-DCMAKE_TOOLCHAIN_FILE={KERNELS}/cmake/{architecture}.cmake')
