@@ -66,6 +66,7 @@ def run(folder: Path) -> int:
 def _checks(folder: Path, native: Path, models: list[tuple[Path, int, int]]) -> Iterator:
     for name in toolchain.ARCHITECTURES:
         yield f'{name}: every C test', partial(_ctest, folder / name)
+    yield 'armv7: a map that 32 bits cannot address', partial(_too_large, LEVELS[0], folder / 'armv7')
     references = {}
     for level in LEVELS:
         build = folder / level.architecture
@@ -119,6 +120,14 @@ def _kernels(level: Level, build: Path) -> None:
     said = _call(level.command(build / 'tests/test_epilogue'))
     if not said.strip().endswith(f'against {" ".join(level.isas)}'):
         raise Failure(f'the epilogues ran {said.strip()}')
+
+
+def _too_large(level: Level, build: Path) -> None:
+    """One clear line, before anything is allocated."""
+    command = level.command(build / 'tests/test_trace', TOY, 30000, 30000)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 1 or 'more than this machine addresses' not in done.stderr:
+        raise Failure(f'exit {done.returncode}, says {done.stderr.strip()[-200:]!r}')
 
 
 def _trace(prefix: list[str], model: Path, height: int, width: int) -> dict[str, list[str]]:

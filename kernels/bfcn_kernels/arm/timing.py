@@ -214,7 +214,7 @@ def sysroot(architecture: str, folder: Path) -> Path:
             f'&& apt-get update'
         )
     for package in root.glob('*.deb'):
-        subprocess.run(['dpkg', '-x', package.name, '.'], cwd=root, check=True)
+        toolchain.call(['dpkg', '-x', package, root])
     return root
 
 
@@ -227,7 +227,5 @@ def _build_xnnpack(architecture: str, root: Path, folder: Path) -> Path:
         f'-I{root}/usr/include', f'-L{libraries}', '-lXNNPACK', '-lpthreadpool',
         f'-Wl,-rpath-link,{libraries}:{root}/lib/{triple}', '-o', program,
     ]  # fmt: skip
-    run = subprocess.run(command, capture_output=True, text=True)
-    if run.returncode:
-        raise RuntimeError(f'building the XNNPACK driver failed:\n{run.stderr[-2000:]}')
+    toolchain.call(command)
     return program

@@ -62,12 +62,17 @@ def build(folder: Path, architecture: str | None = None) -> Path:
     configure = ['cmake', '-S', str(KERNELS), '-B', str(folder), '-DCMAKE_BUILD_TYPE=Release']
     if architecture:
         configure.append(f'-DCMAKE_TOOLCHAIN_FILE={KERNELS}/cmake/{architecture}.cmake')
-    for command in (configure, ['cmake', '--build', str(folder), '-j', str(os.cpu_count() or 1)]):
-        run = subprocess.run(command, capture_output=True, text=True)
-        if run.returncode:
-            raise RuntimeError(f'building for {architecture or "this machine"} failed:\n'
-                               f'{(run.stdout + run.stderr)[-2000:]}')  # fmt: skip
+    for command in (configure, ['cmake', '--build', folder, '-j', str(os.cpu_count() or 1)]):
+        call(command)
     return folder
+
+
+def call(command: list, text: str | None = None) -> str:
+    """What a tool says. Raises RuntimeError with its last words where it fails."""
+    run = subprocess.run([str(word) for word in command], input=text, capture_output=True, text=True)
+    if run.returncode:
+        raise RuntimeError(f'{command[0]} failed:\n{(run.stdout + run.stderr).strip()[-2000:]}')
+    return run.stdout
 
 
 def emulator(architecture: str, cpu: str) -> list[str]:
@@ -78,7 +83,6 @@ def symbols(program: Path, architecture: str) -> dict[str, int]:
     """Addresses of a program's functions, Thumb's lowest bit cleared."""
     tool = f'{ARCHITECTURES[architecture].triple}-nm'
     require(tool)
-    run = subprocess.run([tool, program], capture_output=True, text=True, check=True)
-    fields = (line.split() for line in run.stdout.splitlines())
+    fields = (line.split() for line in call([tool, program]).splitlines())
     mask = ~1 if architecture == 'armv7' else ~0
     return {f[2]: int(f[0], 16) & mask for f in fields if len(f) == 3 and not f[2].startswith('$')}

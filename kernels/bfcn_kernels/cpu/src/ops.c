@@ -402,22 +402,23 @@ static struct rows rows_of(const struct bfcn_session *s, unsigned op) {
   return r;
 }
 
-size_t op_scratch(const struct bfcn_session *s, unsigned op) {
+uint64_t op_scratch(const struct bfcn_session *s, unsigned op) {
   const struct rows r = rows_of(s, op);
-  const size_t in = (size_t)r.in.width * r.from.channels, out = (size_t)r.out.width * r.to.channels;
+  const uint64_t in = (uint64_t)r.in.width * r.from.channels;
+  const uint64_t out = (uint64_t)r.out.width * r.to.channels;
   switch (r.op->code) {
   case OP_IMAGE_CODES:
   case OP_TABLE:
     return out;
   case OP_AVG_POOL:
   case OP_ADAPTIVE_AVG_POOL:
-    return 10ul * r.to.channels;
+    return 10ull * r.to.channels;
   case OP_RESIZE:
-    return r.to.kind == BFCN_SCORES ? 8ul * r.to.channels : 2 * in + out;
+    return r.to.kind == BFCN_SCORES ? 8ull * r.to.channels : 2 * in + out;
   case OP_MASK:
-    return 3 * pixels_of(r.out);
+    return 3ull * pixels_of(r.out);
   case OP_ARGMAX:
-    return (2ul * r.from.channels + 4) * r.out.width * 4;
+    return (2ull * r.from.channels + 4) * r.out.width * 4;
   default:
     return 0;
   }
