@@ -138,7 +138,7 @@ static inline void look_up_4x32(uint8x16_t bytes[8], const uint16_t *const x[4],
 
 /* `steps` lookups of every pair of pixels in every vector, which are two to a block of weights. */
 static inline __attribute__((always_inline)) void
-look_up_run(uint8x16_t bytes[8], const int p, const int nv, const uint16_t *const x[4],
+look_up_run(uint8x16_t bytes[16], const int p, const int nv, const uint16_t *const x[4],
             const uint8_t *w, size_t block_bytes, size_t steps) {
 #if defined(__arm__)
   (void)nv;
@@ -173,8 +173,8 @@ look_up_run(uint8x16_t bytes[8], const int p, const int nv, const uint16_t *cons
  * Bytes are summed for at most `run` lookups, then widened, once at the end where that suffices. */
 TILE lut4_tile(const struct gemm *g, const int p, const int nv, const size_t run) {
   const size_t runs = (g->steps + run - 1) / run, even = (g->steps + runs - 1) / runs;
-  uint16x8_t wide[8][2];
-  uint8x16_t bytes[8];
+  uint16x8_t wide[16][2];
+  uint8x16_t bytes[16];
   UNROLLED
   for (int i = 0; i < p * nv; i++) bytes[i] = vdupq_n_u8(0);
   size_t left = run; /* lookups that a byte can still take */
@@ -239,6 +239,14 @@ void lut4_gemm_a1_4x32__neon(const struct gemm *g) {
 void lut4_gemm_a2_2x64__neon(const struct gemm *g) {
   lut4_tile(g, 2, 4, RUN_A2);
 }
+#if defined(__aarch64__)
+void lut4_gemm_a1_4x64__neon(const struct gemm *g) {
+  lut4_tile(g, 4, 4, RUN_A1);
+}
+void lut4_gemm_a2_4x64__neon(const struct gemm *g) {
+  lut4_tile(g, 4, 4, RUN_A2);
+}
+#endif
 void lut4_gemm_a2_4x32__neon(const struct gemm *g) {
   lut4_tile(g, 4, 2, RUN_A2);
 }
