@@ -20,7 +20,9 @@ def main() -> int:
     except (RuntimeError, OSError, FileError, GraphError) as error:
         print(f'arm_pack: {error}', file=sys.stderr)
         return 1
-    print(f'{out}: {out.stat().st_size / 1e6:.1f} MB, {len(names)} files; docs/arm.md says how to run it')
+    print(
+        f'{out}: {out.stat().st_size / 1e6:.1f} MB, {len(names)} files; docs/arm.md says how to run it'
+    )
     return 0
 
 

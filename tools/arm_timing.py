@@ -38,7 +38,7 @@ def main() -> int:
         return 1
     if args.csv:
         with args.csv.open('w', newline='') as file:
-            writer = csv.writer(file)
+            writer = csv.writer(file, lineterminator='\n')
             writer.writerow(field.name for field in dataclasses.fields(timing.Row))
             for row in rows:
                 fields = dataclasses.astuple(row)

@@ -1,5 +1,6 @@
 """The ARM model and tools: rates, counts, errors. `make arm` runs the kernels themselves."""
 
+import csv
 import shutil
 import subprocess
 import sys
@@ -110,6 +111,16 @@ def test_tool_says_one_line():
     assert run.returncode == 1
     assert run.stderr.startswith('arm_timing: --cpu must be one of cortex-a15')
     assert run.stderr.count('\n') == 1
+
+
+def test_docs_quote_the_table():
+    text = (ROOT / 'docs/arm.md').read_text()
+    with (ROOT / 'docs/data/arm_timing.csv').open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert {row['cpu'] for row in rows} == {'cortex-a15', 'cortex-a53', 'cortex-a72', 'cortex-a76'}
+    for row in rows:
+        line = next(line for line in text.splitlines() if line.startswith(f'| {row["cpu"]} |'))
+        assert f' {float(row["ms"]):.1f} ms ' in line, row
 
 
 @needs_tools

@@ -4,6 +4,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from bfcn_kernels.arm import toolchain
+
 PLUGIN = Path(__file__).with_name('count_blocks.c')
 
 
@@ -19,13 +21,11 @@ class Phase:
     counts: dict[int, int]  # executions by index of block
 
 
-def build_plugin(folder: Path, compiler: str = 'cc') -> Path:
+def build_plugin(folder: Path) -> Path:
     """Compile the plugin for this machine's qemu. Raises RuntimeError if the compiler fails."""
     path = folder / 'count_blocks.so'
-    command = [compiler, '-O2', '-fPIC', '-shared', '-fvisibility=hidden', PLUGIN, '-o', path]
-    run = subprocess.run(command, capture_output=True, text=True)
-    if run.returncode:
-        raise RuntimeError(f'building the qemu plugin failed:\n{run.stderr[-2000:]}')
+    toolchain.require('cc')
+    toolchain.call(['cc', '-O2', '-fPIC', '-shared', '-fvisibility=hidden', PLUGIN, '-o', path])
     return path
 
 

@@ -66,7 +66,10 @@ def run(folder: Path) -> int:
 def _checks(folder: Path, native: Path, models: list[tuple[Path, int, int]]) -> Iterator:
     for name in toolchain.ARCHITECTURES:
         yield f'{name}: every C test', partial(_ctest, folder / name)
-    yield 'armv7: a map that 32 bits cannot address', partial(_too_large, LEVELS[0], folder / 'armv7')
+    yield (
+        'armv7: a map that 32 bits cannot address',
+        partial(_too_large, LEVELS[0], folder / 'armv7'),
+    )
     references = {}
     for level in LEVELS:
         build = folder / level.architecture

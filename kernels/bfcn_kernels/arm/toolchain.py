@@ -10,6 +10,7 @@ KERNELS = Path(__file__).parents[2]
 PACKAGES = {
     'cmake': 'cmake',
     'make': 'make',
+    'cc': 'gcc',
     'qemu-arm': 'qemu-user',
     'qemu-aarch64': 'qemu-user',
     'arm-linux-gnueabihf-gcc': 'gcc-arm-linux-gnueabihf',
@@ -69,7 +70,9 @@ def build(folder: Path, architecture: str | None = None) -> Path:
 
 def call(command: list, text: str | None = None) -> str:
     """What a tool says. Raises RuntimeError with its last words where it fails."""
-    run = subprocess.run([str(word) for word in command], input=text, capture_output=True, text=True)
+    run = subprocess.run(
+        [str(word) for word in command], input=text, capture_output=True, text=True
+    )
     if run.returncode:
         raise RuntimeError(f'{command[0]} failed:\n{(run.stdout + run.stderr).strip()[-2000:]}')
     return run.stdout
