@@ -14,7 +14,7 @@ static void lerp(const float *a, const float *b, float l, size_t count, float *o
 }
 
 static inline void sum_codes(const uint64_t *planes, unsigned bits, unsigned words, size_t pixels,
-                      int32_t *sums) {
+                             int32_t *sums) {
   for (size_t p = 0; p < pixels; p++) {
     int32_t sum = 0;
     for (unsigned b = 0; b < bits; b++)
