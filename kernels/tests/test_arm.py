@@ -113,6 +113,17 @@ def test_tool_says_one_line():
     assert run.stderr.count('\n') == 1
 
 
+def test_chart_needs_totals(tmp_path):
+    pytest.importorskip('matplotlib')
+    chart = [sys.executable, ROOT / 'tools/arm_chart.py']
+    bad = subprocess.run([*chart, __file__, tmp_path / 'x.png'], capture_output=True, text=True)
+    assert (bad.returncode, bad.stderr.count('\n')) == (1, 1)
+    assert 'has no total' in bad.stderr
+    table = ROOT / 'docs/data/arm_timing.csv'
+    subprocess.run([*chart, table, tmp_path / 'x.png'], check=True)
+    assert (tmp_path / 'x.png').read_bytes()[1:4] == b'PNG'
+
+
 def test_docs_quote_the_table():
     text = (ROOT / 'docs/arm.md').read_text()
     with (ROOT / 'docs/data/arm_timing.csv').open(newline='') as file:
