@@ -6,6 +6,7 @@
 #if defined(__aarch64__) || (defined(__arm__) && defined(__ARM_NEON))
 #define BFCN_NEON 1
 
+#include "../kernels.h"
 #include "target.h"
 
 #include <arm_neon.h>
@@ -36,6 +37,13 @@ static inline int32x4_t pairs_s32(int32x4_t a, int32x4_t b) {
   return vcombine_s32(vpadd_s32(vget_low_s32(a), vget_high_s32(a)),
                       vpadd_s32(vget_low_s32(b), vget_high_s32(b)));
 #endif
+}
+
+/* 8 sums of a pass: shifted, and added to those of the passes before. */
+static inline void add_to(uint16_t *sums, uint16x8_t v, const struct gemm *g) {
+  v = vshlq_u16(v, vdupq_n_s16((int16_t)g->shift));
+  if (g->accumulate) v = vaddq_u16(v, vld1q_u16(sums));
+  vst1q_u16(sums, v);
 }
 
 #endif
