@@ -70,12 +70,16 @@ def _checks(folder: Path, native: Path, models: list[tuple[Path, int, int]]) -> 
         'armv7: a map that 32 bits cannot address',
         partial(_too_large, LEVELS[0], folder / 'armv7'),
     )
-    references = {}
+    references, seen = {}, set()
     for level in LEVELS:
+        again = (level.architecture, level.isas) in seen  # its networks ran on another CPU
+        seen.add((level.architecture, level.isas))
         build = folder / level.architecture
         where = f'{level.architecture} {level.cpu}'
         yield f'{where}: every kernel of {level.isas[0]}', partial(_kernels, level, build)
         for path, height, width in models:
+            if again and path.stem.startswith(('r18', 'r50')):
+                continue
             if path not in references:
                 references[path] = _trace([str(native / 'tests/test_trace')], path, height, width)
             yield (
@@ -88,7 +92,7 @@ def _checks(folder: Path, native: Path, models: list[tuple[Path, int, int]]) -> 
 def _models(folder: Path) -> list[tuple[Path, int, int]]:
     """Model files and image sizes: every op and odd channels; random graphs; whole networks."""
     models = [(TOY, 33, 37)]
-    graphs = {f'random{seed}': (random_graph(seed), 12, 17) for seed in range(3)}
+    graphs = {f'graph{seed}': (random_graph(seed), 12, 17) for seed in range(3)}
     graphs['r18_2w2a'] = resnet_bfcn(18, 2, 2, classes=11), 90, 120  # CamVid's classes and ratio
     graphs['r18_4w4a'] = resnet_bfcn(18, 4, 4, classes=11, width=32), 33, 65
     graphs['r50_1w2a'] = resnet_bfcn(50, 1, 2), 160, 256
