@@ -16,7 +16,7 @@ RELEASE_CHECK = import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <
 CLANG ?= clang
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test test-c test-onedl lint doctor bench fuzz gpu gpu-compile clean
+.PHONY: help demo test test-c test-onedl arm arm-pack lint doctor bench fuzz gpu gpu-compile clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,12 @@ fuzz: $(VENV)/with-dev  ## libFuzzer on the loader (needs clang) for FUZZ_SECOND
 	$(BIN)/cmake --build build/fuzz --target fuzz -j $(JOBS)
 	mkdir -p build/fuzz/corpus && cp kernels/tests/data/toy.gguf build/fuzz/corpus
 	build/fuzz/tests/fuzz -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 build/fuzz/corpus
+
+arm: $(VENV)/with-dev  ## build for ARMv7 and AArch64, test under qemu, compare with this machine
+	$(BIN)/python tools/arm_check.py
+
+arm-pack: $(VENV)/with-dev  ## MODEL=x.gguf: static binaries, the model and a script for a board
+	$(BIN)/python tools/arm_pack.py $(or $(MODEL),$(error say which model: make arm-pack MODEL=x.gguf))
 
 lint: $(VENV)/with-dev  ## ruff and clang-format, changing nothing
 	$(BIN)/ruff check .

@@ -48,7 +48,13 @@ setup(
     package_dir={'bfcn_kernels': 'kernels/bfcn_kernels'},
     py_modules=['_bfcn_mm_compat'],
     package_data={
-        'bfcn_kernels': ['cpu/**/*.[ch]', 'cpu/**/*.inc', 'cpu/**/CMakeLists.txt', 'cpu/**/*.cmake']
+        'bfcn_kernels': [
+            'cpu/**/*.[ch]',
+            'cpu/**/*.inc',
+            'cpu/**/CMakeLists.txt',
+            'cpu/**/*.cmake',
+            'arm/*.c',
+        ]
     },
     cmdclass={'build_py': BuildWithHook},
     install_requires=['torch>=2.1', 'numpy'],

@@ -91,7 +91,7 @@ STEPS_PER_CYCLE(lut6_avx512, "avx512f", __m512i, _mm512_setzero_si512(), LUT6, A
 STEPS_PER_CYCLE(bits_avx512, "avx512f", __m512i, _mm512_setzero_si512(), BITS, ADD64)
 STEPS_PER_CYCLE(int8_avx512, "avx512f", __m512i, _mm512_setzero_si512(), NONE, DOT)
 STEPS_PER_CYCLE(lut4_avx2, "avx2", __m256i, _mm256_setzero_si256(), LUT4, ADD8)
-STEPS_PER_CYCLE(int8_avx2, "avx2", __m256i, _mm256_setzero_si256(), MADD, ADD32)
+STEPS_PER_CYCLE(int16_avx2, "avx2", __m256i, _mm256_setzero_si256(), MADD, ADD32)
 #endif
 
 /* MACs of one weight plane (int8: of any weights) a cycle for one pass over the activations; 0
@@ -105,7 +105,7 @@ static double ceiling(const struct gemm_kernel *kernel, double ghz) {
   if (kernel->isa == ISA_AVX512 && kernel->form == FORM_BITS) *rate = 512 * bits_avx512(ghz);
   if (kernel->isa == ISA_AVX512 && kernel->form == FORM_INT8) *rate = 64 * int8_avx512(ghz);
   if (kernel->isa == ISA_AVX2 && kernel->form == FORM_LUT4) *rate = 32 * 4 * lut4_avx2(ghz);
-  if (kernel->isa == ISA_AVX2 && kernel->form == FORM_INT8) *rate = 16 * int8_avx2(ghz);
+  if (kernel->isa == ISA_AVX2 && kernel->form == FORM_INT16) *rate = 16 * int16_avx2(ghz);
 #endif
   return *rate;
 }

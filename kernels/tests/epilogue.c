@@ -34,11 +34,13 @@ static size_t plane_bytes(const struct layer *l, unsigned bits) {
   return (size_t)PIXELS * bits * l->conv.padded / 8;
 }
 
-/* acc = 2 * sum - box spans -BOUND..BOUND; every third channel falls. */
+/* acc = 2 * sum - box spans -BOUND..BOUND; every third channel falls; some are denormal. */
 static void fill(struct layer *l) {
   for (unsigned c = 0; c < l->channels; c++) {
     l->scale[c] = (c % 3 == 2 ? -1.0f : 1.0f) * (1 + next() % 100) / 60000.0f;
     l->bias[c] = (float)(next() % 400) / 100 - 1;
+    if (c % 7 == 3) l->scale[c] *= 0x1p-120f; /* denormal: flushed to 0 by some vector units */
+    if (c % 14 == 3) l->bias[c] *= 0x1p-140f;
   }
   for (unsigned code = 0; code < 4; code++) l->addends[code] = 0.37f * code;
   uint16_t garbage = 0;

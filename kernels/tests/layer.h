@@ -51,7 +51,8 @@ static void layer_weights(struct layer_run *r, const struct layer *l) {
   t->weight = (const uint8_t *)r->weight;
 }
 
-/* A and B that spread the accumulators over the codes; every fifth channel has a negative A. */
+/* A and B that spread the accumulators over the codes; every fifth channel has a negative A, and
+ * some scores are denormal. */
 static void layer_coefficients(struct layer_run *r, const struct layer *l) {
   const double span = (double)r->term.z * ((1u << l->activation_bits) - 1);
   r->scale = calloc(l->outputs, sizeof(float));
@@ -60,6 +61,7 @@ static void layer_coefficients(struct layer_run *r, const struct layer *l) {
     const double unit = 3.0 / (span * __builtin_sqrt((double)r->term.length));
     r->scale[c] = (float)((c % 5 == 4 ? -1 : 1) * unit * (1 + layer_random() % 100 / 100.0));
     r->bias[c] = (float)(1 + layer_random() % 100 / 100.0);
+    if (l->scores && c % 5 == 3) r->scale[c] *= 0x1p-130f, r->bias[c] *= 0x1p-135f;
   }
 }
 

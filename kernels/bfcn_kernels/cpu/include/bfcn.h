@@ -63,7 +63,7 @@ BFCN_API const uint8_t *bfcn_model_palette(const bfcn_model *model); /* classes 
 
 typedef struct {
   unsigned threads;   /* 1..64; 0 means 1 */
-  const char *isa;    /* "portable", "avx2", "avx512": the most to use; NULL: all the CPU has */
+  const char *isa;    /* of bfcn_isas(): the most to use; NULL: all the CPU has */
   const char *kernel; /* a kernel of kernels.inc that every layer it can serve must use; or NULL */
   int keep_values;    /* keep every value for bfcn_session_read: more memory, same results */
   size_t max_bytes;   /* of bfcn_session_peak_bytes; 0: what the machine has. More is refused */
@@ -108,7 +108,8 @@ BFCN_API const float *bfcn_session_logits(const bfcn_session *session, unsigned 
 BFCN_API bfcn_status bfcn_session_read(const bfcn_session *session, size_t index, void *out,
                                        size_t size);
 
-/* Names of the instruction sets that this build and this CPU have, best first, space separated. */
+/* Names of the instruction sets that this build and this CPU have, best first, space separated:
+ * avx512, avx2; i8mm, dotprod, neon; portable. */
 BFCN_API const char *bfcn_isas(void);
 
 #ifdef __cplusplus

@@ -158,6 +158,7 @@ static void multiply(const struct task *task, const struct conv_term *t, size_t 
                    .block_bytes = t->block_bytes,
                    .plane_bytes = t->plane_bytes,
                    .planes = t->planes,
+                   .wide = t->from.bits > 7,
                    .sum_stride = stride};
   const unsigned end = task->lane_end < conv->outputs ? task->lane_end : conv->outputs;
   for (unsigned lane = task->lane; lane < end;) {

@@ -134,20 +134,32 @@ static int group_blocks(struct conv_term *t, unsigned outputs, unsigned padded) 
   return 1;
 }
 
-static void layout(struct conv_term *t, const struct conv *conv) {
+static bfcn_status layout(struct conv_term *t, const struct conv *conv) {
   const struct window *w = &t->term->window;
   const struct step step = step_of(t->kernel->form);
-  t->plane_bytes = t->rows * t->columns * t->steps * step.lane_bytes * t->kernel->lanes;
-  t->block_bytes = t->plane_bytes * t->planes;
+  const size_t step_bytes = (size_t)step.lane_bytes * t->kernel->lanes;
+  const uint64_t plane_bytes = (uint64_t)t->rows * t->columns * t->steps * step_bytes;
+  const uint64_t weights = plane_bytes * t->planes * (conv->padded / t->kernel->lanes);
   const size_t slack = step.code_bytes ? 4 * t->steps : 0;
-  t->row_bytes = round_up((t->grid.width + 2ul * w->pw) * t->pixel_bytes + slack + 64, 64);
+  const uint64_t width = t->grid.width + 2ull * w->pw;
+  const uint64_t row_bytes = width * t->pixel_bytes + slack + 127;
   const uint64_t needed = (uint64_t)conv->task_rows * w->kh;
   const uint64_t span = (uint64_t)(conv->task_rows - 1) * w->sh + (uint64_t)(w->kh - 1) * w->dh + 1;
   const uint64_t least = needed < span ? needed : span;
   t->slots = (unsigned)(least < t->grid.height ? least : t->grid.height);
+  const uint64_t rows = (row_bytes + 4 * width) * (t->slots + 1ull);
+  if (!addressable(weights) || !addressable(rows))
+    return bfcn_fail(BFCN_ERROR_MEMORY,
+                     "op '%s': %llu bytes of weights and %llu of rows are more than this machine "
+                     "addresses",
+                     conv->op->name, (unsigned long long)weights, (unsigned long long)rows);
+  t->plane_bytes = (size_t)plane_bytes;
+  t->block_bytes = t->plane_bytes * t->planes;
+  t->row_bytes = (size_t)row_bytes / 64 * 64;
   const size_t most = (size_t)conv->task_rows * conv->grid.width;
   const size_t pixels = most < BLOCK_PIXELS ? most : BLOCK_PIXELS;
   t->sum_bytes = round_up((pixels + 16) * conv->lanes_per_task * t->kernel->sum_bits / 8, 64);
+  return BFCN_OK;
 }
 
 static bfcn_status plan_term(const struct bfcn_session *s, struct conv *conv, unsigned index) {
@@ -160,7 +172,7 @@ static bfcn_status plan_term(const struct bfcn_session *s, struct conv *conv, un
   expanded_form(t);
   if (!group_blocks(t, conv->outputs, conv->padded))
     return bfcn_fail(BFCN_ERROR_MEMORY, "op '%s': no memory for its groups", conv->op->name);
-  layout(t, conv);
+  TRY(layout(t, conv));
   if (step_of(t->kernel->form).code_bytes)
     t->k = 1;
   else

@@ -1,12 +1,17 @@
 /* The only place that knows which instruction sets there are and which the CPU has.
  *
  * Another architecture joins here: its kernels are lines of kernels.inc and a backend of its own,
- * its ISA a member of enum isa (kernels.h) and a case of supported(). */
+ * its ISA members of enum isa (kernels.h) and cases of supported(). */
 #include "bfcn.h"
 #include "kernels.h"
 
+#include "kernels/neon.h"
+
 #include <pthread.h>
 #include <string.h>
+#if defined(BFCN_NEON)
+#include <sys/auxv.h>
+#endif
 
 _Alignas(64) uint8_t bfcn_lut6[2][64 * 64];
 _Alignas(64) uint8_t bfcn_lut4[256 * 16];
@@ -30,6 +35,15 @@ const struct backend *bfcn_backend(enum isa isa) {
     return &bfcn_backend_avx512;
   case ISA_AVX2:
     return &bfcn_backend_avx2;
+#elif defined(BFCN_NEON)
+  case ISA_NEON:
+    return &bfcn_backend_neon;
+#if defined(__aarch64__)
+  case ISA_DOTPROD:
+    return &bfcn_backend_dotprod;
+  case ISA_I8MM:
+    return &bfcn_backend_i8mm;
+#endif
 #endif
   default:
     return &bfcn_backend_portable;
@@ -50,6 +64,26 @@ static int supported(enum isa isa) {
   default:
     return 1;
   }
+#elif defined(BFCN_NEON)
+  /* Bits of the kernel's auxiliary vector: asm/hwcap.h. */
+  enum { ARM_NEON = 1 << 12, AARCH64_ASIMD = 1 << 1, AARCH64_DOTPROD = 1 << 20, I8MM2 = 1 << 13 };
+  switch (isa) {
+  case ISA_PORTABLE:
+    return 1;
+#if defined(__aarch64__)
+  case ISA_NEON:
+    return (getauxval(AT_HWCAP) & AARCH64_ASIMD) != 0;
+  case ISA_DOTPROD:
+    return (getauxval(AT_HWCAP) & AARCH64_DOTPROD) != 0;
+  case ISA_I8MM:
+    return (getauxval(AT_HWCAP) & AARCH64_DOTPROD) && (getauxval(AT_HWCAP2) & I8MM2);
+#else
+  case ISA_NEON:
+    return (getauxval(AT_HWCAP) & ARM_NEON) != 0;
+#endif
+  default:
+    return 0;
+  }
 #else
   return isa == ISA_PORTABLE;
 #endif
@@ -62,7 +96,14 @@ enum isa bfcn_best_isa(void) {
 }
 
 const char *bfcn_isas(void) {
+#if defined(__x86_64__)
   static const char *const names[ISAS] = {"portable", "avx2 portable", "avx512 avx2 portable"};
+#elif defined(__aarch64__) || defined(__arm__)
+  static const char *const names[ISAS] = {"portable", "neon portable", "dotprod neon portable",
+                                          "i8mm dotprod neon portable"};
+#else
+  static const char *const names[ISAS] = {"portable"};
+#endif
   return names[bfcn_best_isa()];
 }
 

@@ -63,8 +63,8 @@ void resize_codes(const struct rows *r, unsigned row, unsigned end, uint8_t *scr
   }
 }
 
-size_t resize_codes_scratch(const struct rows *r) {
-  return 2ul * r->in.width * r->from.channels + (size_t)r->out.width * r->to.channels;
+uint64_t resize_codes_scratch(const struct rows *r) {
+  return 2ull * r->in.width * r->from.channels + (uint64_t)r->out.width * r->to.channels;
 }
 
 /* Two neighbouring source rows, interpolated along x. */
@@ -131,8 +131,8 @@ void resize_scores(const struct rows *r, unsigned row, unsigned end, uint8_t *sc
   }
 }
 
-size_t resize_scores_scratch(const struct rows *r) {
-  return 8ul * r->out.width * r->to.channels;
+uint64_t resize_scores_scratch(const struct rows *r) {
+  return 8ull * r->out.width * r->to.channels;
 }
 
 /* What argmax_line needs: the blends along x, and room for a source row, [channels][stride]. */
@@ -178,7 +178,7 @@ void argmax(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) 
   }
 }
 
-size_t argmax_scratch(const struct rows *r) {
-  const size_t channels = r->from.channels, width = r->out.width;
+uint64_t argmax_scratch(const struct rows *r) {
+  const uint64_t channels = r->from.channels, width = r->out.width;
   return 4 * (2 * channels * width + 3 * width + channels * planar_stride(r));
 }

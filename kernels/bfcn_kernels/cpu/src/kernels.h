@@ -21,7 +21,19 @@
  *   FORM_INT16 2 channels as uint16; weights: 2 int16 */
 enum form { FORM_BITS, FORM_LUT6, FORM_LUT4, FORM_INT8, FORM_INT16, FORMS };
 
-enum isa { ISA_PORTABLE, ISA_AVX2, ISA_AVX512, ISAS };
+/* What an instruction set has, the ones after it have, too. */
+enum isa {
+  ISA_PORTABLE,
+#if defined(__x86_64__)
+  ISA_AVX2,
+  ISA_AVX512,
+#elif defined(__aarch64__) || defined(__arm__)
+  ISA_NEON,
+  ISA_DOTPROD,
+  ISA_I8MM,
+#endif
+  ISAS
+};
 
 struct gemm {
   const uint8_t *const *pixels;
@@ -37,6 +49,7 @@ struct gemm {
   unsigned planes;   /* of weights */
   unsigned shift;    /* sum << shift is written */
   int accumulate;    /* added to what `sums` holds, or replacing it */
+  int wide;          /* FORM_INT8: activations of 8 bits, which pass int8 */
   void *sums;        /* uint16 or int32, pixel p at sums + p * sum_stride */
   size_t sum_stride; /* in elements */
 };
@@ -110,6 +123,7 @@ enum { LERP_SLACK = 16 };
 /* What an instruction set offers besides its matrix kernels. */
 struct backend {
   const char *name;
+  int wide_zero; /* FORM_INT8 reads codes of 8 bits as code - wide_zero; offsets make up for it */
   void (*expand[FORMS])(const struct expand *expand);
   void (*epilogue)(const struct epilogue *epilogue);           /* through float32 */
   void (*epilogue_threshold)(const struct epilogue *epilogue); /* 16-bit thresholds, bits 1..2 */
@@ -131,7 +145,8 @@ struct backend {
                      size_t width, uint8_t *labels);
 };
 
-extern const struct backend bfcn_backend_portable, bfcn_backend_avx2, bfcn_backend_avx512;
+extern const struct backend bfcn_backend_portable, bfcn_backend_avx2, bfcn_backend_avx512,
+    bfcn_backend_neon, bfcn_backend_dotprod, bfcn_backend_i8mm;
 
 /* Partial sums by index, shared by the LUT kernels; filled once by bfcn_tables_init().
  *   lut6[plane][64 * v + e] = popcount(v & e) << plane          e: 6 weight bits, v: 6 activation

@@ -264,19 +264,19 @@ static struct rows rows_of(const struct bfcn_session *s, unsigned op) {
   return r;
 }
 
-size_t op_scratch(const struct bfcn_session *s, unsigned op) {
+uint64_t op_scratch(const struct bfcn_session *s, unsigned op) {
   const struct rows r = rows_of(s, op);
   switch (r.op->code) {
   case OP_IMAGE_CODES:
   case OP_TABLE:
-    return (size_t)r.out.width * r.to.channels;
+    return (uint64_t)r.out.width * r.to.channels;
   case OP_AVG_POOL:
   case OP_ADAPTIVE_AVG_POOL:
-    return 10ul * r.to.channels;
+    return 10ull * r.to.channels;
   case OP_RESIZE:
     return r.to.kind == BFCN_SCORES ? resize_scores_scratch(&r) : resize_codes_scratch(&r);
   case OP_MASK:
-    return 3 * pixels_of(r.out);
+    return 3ull * pixels_of(r.out);
   case OP_ARGMAX:
     return argmax_scratch(&r);
   default:

@@ -30,8 +30,8 @@ static inline float code_float(float t, unsigned bits) {
 
 /* interpolate.c, each with the bytes of scratch that a thread needs. */
 rows_function resize_codes, resize_scores, argmax;
-size_t resize_codes_scratch(const struct rows *r);
-size_t resize_scores_scratch(const struct rows *r);
-size_t argmax_scratch(const struct rows *r);
+uint64_t resize_codes_scratch(const struct rows *r);
+uint64_t resize_scores_scratch(const struct rows *r);
+uint64_t argmax_scratch(const struct rows *r);
 
 #endif

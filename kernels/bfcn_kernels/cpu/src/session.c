@@ -34,22 +34,31 @@ static unsigned logits_value(const bfcn_model *model) {
   return model_value(model, value).kind == BFCN_SCORES ? value : 0;
 }
 
-static void shape_slots(struct bfcn_session *s) {
+static bfcn_status too_large(const struct op *op, const char *what, uint64_t bytes) {
+  return bfcn_fail(BFCN_ERROR_MEMORY,
+                   "op '%s': %s of %llu bytes is more than this machine addresses", op->name, what,
+                   (unsigned long long)bytes);
+}
+
+static bfcn_status shape_slots(struct bfcn_session *s) {
   for (unsigned v = 1; v <= s->model->op_count; v++) {
     const struct value value = model_value(s->model, v);
     struct slot *slot = &s->slots[v];
-    size_t bytes = value.channels;
+    uint64_t bytes = value.channels;
     if (value.kind == BFCN_CODES && value.bits <= 4) {
       slot->words = (value.channels + 63) / 64;
-      bytes = 8ul * value.bits * slot->words;
+      bytes = 8ull * value.bits * slot->words;
     } else if (value.kind == BFCN_SCORES) {
-      bytes = 4ul * value.channels;
+      bytes = 4ull * value.channels;
     } else if (value.kind == BFCN_LABELS) {
       bytes = 1;
     }
-    slot->bytes = round_up(pixels_of(s->grids[v]) * bytes + VALUE_SLACK, 64);
+    bytes = bytes * pixels_of(s->grids[v]) + VALUE_SLACK;
+    if (!addressable(bytes)) return too_large(&s->model->ops[v - 1], "its value", bytes);
+    slot->bytes = round_up((size_t)bytes, 64);
     slot->first = slot->last = v - 1;
   }
+  return BFCN_OK;
 }
 
 /* Values live from the op that writes them to the last that reads them; results to the end. */
@@ -90,17 +99,19 @@ static bfcn_status plan_arena(struct bfcn_session *s) {
   const size_t count = s->model->op_count;
   struct slot **order = calloc(2 * count, sizeof *order), **placed = order + count;
   if (!order) return no_memory();
-  shape_slots(s);
   find_lifetimes(s);
   for (size_t i = 0; i < count; i++) order[i] = &s->slots[i + 1];
   qsort(order, count, sizeof *order, larger_first);
-  for (size_t i = 0; i < count; i++) {
+  int fits = 1;
+  for (size_t i = 0; fits && i < count; i++) {
     place_slot(s, placed, i, order[i]);
+    fits = addressable(s->arena_bytes);
     size_t at = i;
     for (; at > 0 && placed[at - 1]->offset > order[i]->offset; at--) placed[at] = placed[at - 1];
     placed[at] = order[i];
   }
   free(order);
+  if (!fits) return no_memory();
   TRY(check_memory(s));
   s->arena = aligned_alloc(64, s->arena_bytes);
   if (!s->arena) return no_memory();
@@ -111,7 +122,7 @@ static bfcn_status plan_arena(struct bfcn_session *s) {
 
 static bfcn_status plan_ops(struct bfcn_session *s) {
   for (unsigned i = 0; i < s->model->op_count; i++) {
-    size_t bytes;
+    uint64_t bytes;
     if (s->model->ops[i].code == OP_BIT_CONV) {
       TRY(conv_plan(s, i, &s->convs[i]));
       bytes = conv_scratch(s->convs[i]);
@@ -119,7 +130,8 @@ static bfcn_status plan_ops(struct bfcn_session *s) {
     } else {
       bytes = op_scratch(s, i);
     }
-    if (bytes > s->scratch_bytes) s->scratch_bytes = bytes;
+    if (!addressable(bytes * s->threads)) return too_large(&s->model->ops[i], "scratch", bytes);
+    if (bytes > s->scratch_bytes) s->scratch_bytes = (size_t)bytes;
   }
   s->scratch_bytes = round_up(s->scratch_bytes + 64, 4096);
   TRY(check_memory(s));
@@ -161,9 +173,9 @@ static bfcn_status create(struct bfcn_session *s, unsigned height, unsigned widt
   const size_t values = s->model->op_count + 1ul;
   s->threads = options && options->threads ? options->threads : 1;
   s->keep_values = options && options->keep_values;
-  s->max_bytes = options && options->max_bytes
-                     ? options->max_bytes
-                     : (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+  const uint64_t machine = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+  s->max_bytes = machine < SIZE_MAX ? (size_t)machine : SIZE_MAX;
+  if (options && options->max_bytes) s->max_bytes = options->max_bytes;
   if (s->threads > MAX_THREADS)
     return bfcn_fail(BFCN_ERROR_ARGUMENT, "threads must be 1..%d, got %u", MAX_THREADS, s->threads);
   TRY(choose_isa(s, options ? options->isa : NULL));
@@ -174,6 +186,7 @@ static bfcn_status create(struct bfcn_session *s, unsigned height, unsigned widt
   s->seconds = calloc(values, sizeof *s->seconds);
   if (!s->grids || !s->slots || !s->convs || !s->seconds) return no_memory();
   TRY(model_grids(s->model, height, width, s->grids));
+  TRY(shape_slots(s));
   TRY(plan_arena(s));
   return plan_ops(s);
 }

@@ -43,6 +43,11 @@ static inline size_t pixels_of(struct grid grid) {
   return (size_t)grid.height * grid.width;
 }
 
+/* Sizes are counted in 64 bits and checked before a 32-bit machine's size_t holds them. */
+static inline int addressable(uint64_t bytes) {
+  return bytes <= PTRDIFF_MAX / 2;
+}
+
 static inline size_t round_up(size_t n, size_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
@@ -55,7 +60,7 @@ void value_store(const struct bfcn_session *s, unsigned value, size_t first, siz
                  const uint8_t *codes);
 
 /* ops.c: every op but bit_conv. Bytes of scratch a thread needs, and the run itself. */
-size_t op_scratch(const struct bfcn_session *s, unsigned op);
+uint64_t op_scratch(const struct bfcn_session *s, unsigned op);
 void op_run(struct bfcn_session *s, unsigned op);
 
 #endif

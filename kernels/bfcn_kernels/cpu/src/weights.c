@@ -106,12 +106,18 @@ static void pack_filter(const struct conv_term *t, unsigned output, unsigned out
   }
 }
 
+/* The code that a kernel's sums count as 0 more than the network does. */
+static int zero_shift(const struct conv_term *t) {
+  const int wide = t->kernel->form == FORM_INT8 && t->from.bits == 8;
+  return (wide ? t->backend->wide_zero : 0) - (int)t->from.zero_point;
+}
+
 /* A zero point leaves -zp * sum of the weights: the padding counts as zp and cancels. */
 static int32_t zero_point_offset(const struct conv_term *t, const uint8_t *codes) {
   int64_t sum = 0;
   for (size_t i = 0; i < t->term->length; i++)
     sum += (int64_t)t->term->form * codes[i] - t->term->z;
-  return (int32_t)(-(int64_t)t->from.zero_point * sum);
+  return (int32_t)(zero_shift(t) * sum);
 }
 
 /* No lane of any run of steps sums more than a byte holds. A lookup is at most the ones of its
@@ -148,8 +154,8 @@ int pack_weights(struct conv_term *t, unsigned outputs, unsigned padded) {
   const size_t bytes = t->block_bytes * (padded / t->kernel->lanes);
   uint8_t *codes = malloc(t->term->length);
   t->weights = aligned_alloc(64, round_up(bytes, 64));
-  t->offset = t->from.zero_point ? calloc(padded, sizeof *t->offset) : NULL;
-  const int fine = codes && t->weights && (t->offset || !t->from.zero_point);
+  t->offset = zero_shift(t) ? calloc(padded, sizeof *t->offset) : NULL;
+  const int fine = codes && t->weights && (t->offset || !zero_shift(t));
   if (fine) memset(t->weights, 0, bytes);
   for (unsigned output = 0; fine && output < outputs; output++) {
     unpack_filter(t->term, output, codes);

@@ -20,6 +20,8 @@
 #define AVX2_FEATURES "avx2,popcnt"
 #define AVX512_FEATURES \
   "avx2,popcnt,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx512vpopcntdq"
+#define DOTPROD_FEATURES "arch=armv8.2-a+dotprod"
+#define I8MM_FEATURES "arch=armv8.2-a+dotprod+i8mm"
 
 /* A tile function is inlined with its sizes as constants, so that its arrays become registers. */
 #define TILE static inline __attribute__((always_inline)) void

@@ -1,0 +1,63 @@
+"""Executed instructions of a program under qemu-user, block by block and phase by phase."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from bfcn_kernels.arm import toolchain
+
+PLUGIN = Path(__file__).with_name('count_blocks.c')
+
+
+@dataclass(frozen=True)
+class Block:
+    address: int
+    words: tuple[str, ...]  # instructions, bytes in memory order, in hexadecimal
+
+
+@dataclass(frozen=True)
+class Phase:
+    mark: int  # address of the mark that began it; 0: the start
+    counts: dict[int, int]  # executions by index of block
+
+
+def build_plugin(folder: Path) -> Path:
+    """Compile the plugin for this machine's qemu. Raises RuntimeError if the compiler fails."""
+    path = folder / 'count_blocks.so'
+    toolchain.require('cc')
+    toolchain.call(['cc', '-O2', '-fPIC', '-shared', '-fvisibility=hidden', PLUGIN, '-o', path])
+    return path
+
+
+def count(
+    qemu: list[str],
+    plugin: Path,
+    marks: list[int],
+    command: list[str],
+    folder: Path,
+    text: str = '',
+) -> tuple[list[Block], list[Phase], str]:
+    """Run command under qemu with the plugin: its blocks, its phases, what it printed.
+
+    text is what the program reads. Raises RuntimeError if it fails.
+    """
+    out = folder / 'blocks.txt'
+    options = ','.join([str(plugin), f'out={out}', *(f'mark={mark:x}' for mark in marks)])
+    run = subprocess.run(
+        [*qemu, '-plugin', options, *command],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if run.returncode:
+        raise RuntimeError(f'{command[0]} failed under {qemu[0]}: {run.stderr.strip()[-500:]}')
+    blocks, phases = [], []
+    for line in out.read_text().splitlines():
+        kind, _, address, *rest = line.split()
+        if kind == 'block':
+            blocks.append(Block(int(address, 16), tuple(rest)))
+        else:
+            pairs = (pair.split(':') for pair in rest)
+            phases.append(Phase(int(address, 16), {int(index): int(n) for index, n in pairs}))
+    return blocks, phases, run.stdout

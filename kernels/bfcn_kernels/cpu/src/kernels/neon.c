@@ -1,0 +1,381 @@
+/* NEON around the matrix kernels: expansion of planes, epilogues, packing.
+ *
+ * ARMv7's NEON flushes denormal floats to zero, AArch64's does not. The epilogue through float32
+ * runs in NEON on ARMv7 only where that cannot change a code: codes, not scores, of at most two
+ * additions (B, then a second term or a residual). Why it cannot: every flush moves a value by at
+ * most d = 2^31 * 2^-126 = 2^-95, a denormal scale times an accumulator. Two floats that differ by
+ * at most d have magnitudes of at most 2^24 d, or one ulp would exceed d. Adding such a pair to a
+ * float either absorbs it or has a sum below 2^51 d, and then the sums differ by at most 2^28 d.
+ * After two additions that is 2^(-95 + 56) = 2^-39, so a t that differs has |t| <= 2^-15: code 0
+ * both ways, since t + 0.5 < 1. Scores, and what float operations follow them, run in scalar VFP,
+ * which keeps denormals. */
+#include "neon.h"
+
+#if defined(BFCN_NEON)
+
+#include "../kernels.h"
+#include "rows.h"
+
+#include <string.h>
+
+static const uint8_t bit_of_lane[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+
+/* Popcounts of two planes' words as 16-bit lanes; a pixel's are added across at its end. */
+static void sum_codes_neon(const uint64_t *planes, unsigned bits, unsigned words, size_t pixels,
+                           int32_t *sums) {
+  for (size_t p = 0; p < pixels; p++) {
+    uint16x8_t sum = vdupq_n_u16(0);
+    for (unsigned b = bits; b-- > 0;) {
+      const uint8_t *plane = (const uint8_t *)(planes + b * words);
+      sum = vaddq_u16(sum, sum);
+      unsigned i = 0;
+      for (; i + 2 <= words; i += 2) sum = vpadalq_u8(sum, vcntq_u8(vld1q_u8(plane + 8ul * i)));
+      if (i < words)
+        sum = vpadalq_u8(sum, vcombine_u8(vcnt_u8(vld1_u8(plane + 8ul * i)), vdup_n_u8(0)));
+    }
+    const uint32x4_t quarter = vpaddlq_u16(sum);
+    const uint32x2_t half = vadd_u32(vget_low_u32(quarter), vget_high_u32(quarter));
+    vst1_lane_s32(sums + p, vreinterpret_s32_u32(vpadd_u32(half, half)), 0);
+    planes += bits * words;
+  }
+}
+
+/* u16 offsets of tables (field * 16), field = 4 bits of the low plane, 4 of the high. */
+static inline void lut4_offsets(const uint64_t *low, const uint64_t *high, uint16_t *out) {
+  const uint8x8_t v0 = vld1_u8((const uint8_t *)low);
+  const uint8x8_t v1 = high ? vld1_u8((const uint8_t *)high) : vdup_n_u8(0);
+  const uint8x8x2_t fields = vzip_u8(vsli_n_u8(v0, v1, 4), vsri_n_u8(v1, v0, 4));
+  vst1q_u16(out, vshll_n_u8(fields.val[0], 4));
+  vst1q_u16(out + 8, vshll_n_u8(fields.val[1], 4));
+}
+
+static void expand_lut4(const struct expand *e) {
+  const size_t steps = (e->channels + 3) / 4;
+  uint16_t *out = e->out;
+  const uint64_t *codes = e->codes;
+  for (size_t p = 0; p < e->pixels; p++, codes += e->planes * e->words)
+    for (unsigned b = 0; b < e->planes; b += e->pass_planes, out += steps) {
+      const uint64_t *low = codes + b * e->words;
+      const uint64_t *high = e->pass_planes == 2 && b + 1 < e->planes ? low + e->words : NULL;
+      unsigned i = 0;
+      for (; 16 * (i + 1ul) <= steps; i++)
+        lut4_offsets(low + i, high ? high + i : NULL, out + 16 * i);
+      if (16ul * i < steps) {
+        uint16_t offsets[16];
+        lut4_offsets(low + i, high ? high + i : NULL, offsets);
+        memcpy(out + 16 * i, offsets, 2 * (steps - 16 * i));
+      }
+    }
+}
+
+/* 16 bytes of ones where the bits of two bytes are set. */
+static inline uint8x16_t spread(const uint8_t *bits) {
+  const uint8x16_t both = vcombine_u8(vld1_dup_u8(bits), vld1_dup_u8(bits + 1));
+  return vtstq_u8(both, vld1q_u8(bit_of_lane));
+}
+
+/* 16 codes of up to 8 planes. */
+static inline uint8x16_t codes_of(const uint8_t *planes, unsigned bits, size_t plane_bytes) {
+  uint8x16_t codes = vdupq_n_u8(0);
+  for (unsigned b = bits; b-- > 0;) /* codes * 2 + the plane's bit, which spread() gives as -1 */
+    codes = vsubq_u8(vaddq_u8(codes, codes), spread(planes + b * plane_bytes));
+  return codes;
+}
+
+static void unpack(const uint64_t *planes, unsigned bits, unsigned words, size_t pixels,
+                   unsigned channels, uint8_t *codes) {
+  for (size_t p = 0; p < pixels; p++, planes += bits * words, codes += channels)
+    for (unsigned c = 0; c < channels; c += 16) {
+      const uint8x16_t v = codes_of((const uint8_t *)planes + c / 8, bits, 8ul * words);
+      const unsigned left = channels - c;
+      uint8_t bytes[16];
+      vst1q_u8(left < 16 ? bytes : codes + c, v);
+      if (left < 16) memcpy(codes + c, bytes, left);
+    }
+}
+
+/* Bit i of the word is set where mask byte i is all ones. */
+static inline uint8x8_t word_of(const uint8x16_t mask[4]) {
+  const uint8x16_t lanes = vld1q_u8(bit_of_lane);
+  const uint8x16_t a = pairs_u8(vandq_u8(mask[0], lanes), vandq_u8(mask[1], lanes));
+  const uint8x16_t b = pairs_u8(vandq_u8(mask[2], lanes), vandq_u8(mask[3], lanes));
+  const uint8x16_t c = pairs_u8(a, b);
+  return vpadd_u8(vget_low_u8(c), vget_high_u8(c));
+}
+
+/* 64 codes to a word in each of `bits` planes. */
+static inline void store_word(const uint8x16_t code[4], unsigned bits, size_t plane_bytes,
+                              uint8_t *out) {
+  for (unsigned b = 0; b < bits; b++, out += plane_bytes) {
+    const uint8x16_t bit = vdupq_n_u8((uint8_t)(1u << b));
+    uint8x16_t mask[4];
+    UNROLLED
+    for (int i = 0; i < 4; i++) mask[i] = vtstq_u8(code[i], bit);
+    vst1_u8(out, word_of(mask));
+  }
+}
+
+static void pack(const uint8_t *codes, unsigned channels, size_t pixels, unsigned bits,
+                 unsigned words, uint64_t *planes) {
+  for (size_t p = 0; p < pixels; p++, planes += bits * words, codes += channels)
+    for (unsigned i = 0; i < words; i++) {
+      const unsigned left = channels - 64 * i;
+      uint8_t room[64] = {0};
+      if (left < 64) memcpy(room, codes + 64 * i, left);
+      const uint8_t *from = left < 64 ? room : codes + 64 * i;
+      uint8x16_t code[4];
+      UNROLLED
+      for (int j = 0; j < 4; j++) code[j] = vld1q_u8(from + 16 * j);
+      store_word(code, bits, 8ul * words, (uint8_t *)(planes + i));
+    }
+}
+
+static void expand_int8(const struct expand *e) {
+  unpack(e->codes, e->planes, e->words, e->pixels, e->channels, e->out);
+}
+
+static void expand_bits(const struct expand *e) {
+  bfcn_backend_portable.expand[FORM_BITS](e);
+}
+
+/* acc * scale of 4 lanes; the width of the sums is a constant. */
+static inline float32x4_t product_of(const struct epilogue_term *t, const int sum_bits, size_t at,
+                                     unsigned channel, int32x4_t twice, int32x4_t box) {
+  const int32x4_t sum =
+      sum_bits == 16 ? vreinterpretq_s32_u32(vmovl_u16(vld1_u16((const uint16_t *)t->sums + at)))
+                     : vld1q_s32((const int32_t *)t->sums + at);
+  int32x4_t acc = vaddq_s32(vaddq_s32(sum, vandq_s32(sum, twice)), box);
+  if (t->offset) acc = vaddq_s32(acc, vld1q_s32(t->offset + channel));
+  return vmulq_f32(vcvtq_f32_s32(acc), vld1q_f32(t->scale + channel));
+}
+
+/* f32(q - zp) * R of 16 channels, looked up by code. The last channels may be fewer. */
+static void addends_of(const struct epilogue *e, const struct epilogue_residual *r, size_t p,
+                       unsigned channel, unsigned count, float addend[16]) {
+  uint8_t code[16] = {0};
+  if (r->bits > 4) {
+    memcpy(code, (const uint8_t *)r->codes + p * e->all_channels + channel, count);
+  } else {
+    const size_t plane = (e->all_channels + 63) / 64 * 8;
+    const uint8_t *planes = (const uint8_t *)r->codes + p * r->bits * plane + channel / 8;
+    vst1q_u8(code, codes_of(planes, r->bits, plane));
+  }
+  for (int i = 0; i < 16; i++) addend[i] = r->addend[code[i]];
+}
+
+/* t += acc * scale, or t = acc * scale + B for the first term, of 16 channels from column c. */
+static inline __attribute__((always_inline)) void add_term(const struct epilogue *e, unsigned index,
+                                                           const int sum_bits, size_t p, unsigned c,
+                                                           float32x4_t t[4]) {
+  const struct epilogue_term *term = &e->term[index];
+  const int32x4_t twice = vdupq_n_s32(term->k == 2 ? -1 : 0);
+  const int32x4_t box = vdupq_n_s32(
+      term->box_scale ? (int32_t)((uint32_t)term->box_scale * (uint32_t)term->box[p]) : 0);
+  const unsigned channel = e->first + c;
+  UNROLLED
+  for (unsigned j = 0; j < 4; j++) {
+    const float32x4_t product =
+        product_of(term, sum_bits, p * term->sum_stride + c + 4 * j, channel + 4 * j, twice, box);
+    t[j] = vaddq_f32(product, index ? t[j] : vld1q_f32(e->bias + channel + 4 * j));
+  }
+}
+
+/* t of 16 channels from column c of this call. */
+static inline __attribute__((always_inline)) void pre_activation(const struct epilogue *e, size_t p,
+                                                                 unsigned c, float32x4_t t[4]) {
+  if (e->term[0].sum_bits == 16)
+    add_term(e, 0, 16, p, c, t);
+  else
+    add_term(e, 0, 32, p, c, t);
+  for (unsigned i = 1; i < e->terms; i++)
+    if (e->term[i].sum_bits == 16)
+      add_term(e, i, 16, p, c, t);
+    else
+      add_term(e, i, 32, p, c, t);
+  for (unsigned i = 0; i < e->residuals; i++) {
+    float addend[16];
+    const unsigned left = e->channels - c;
+    addends_of(e, &e->residual[i], p, e->first + c, left < 16 ? left : 16, addend);
+    UNROLLED
+    for (unsigned j = 0; j < 4; j++) t[j] = vaddq_f32(t[j], vld1q_f32(addend + 4 * j));
+  }
+}
+
+/* clip(floor(t + 0.5), 0, top): truncation of what is not negative. */
+static inline uint8x16_t to_codes(const float32x4_t t[4], unsigned bits) {
+  const int32x4_t top = vdupq_n_s32((1 << bits) - 1), zero = vdupq_n_s32(0);
+  uint16x4_t code[4];
+  UNROLLED
+  for (int j = 0; j < 4; j++) {
+    const int32x4_t u = vcvtq_s32_f32(vaddq_f32(t[j], vdupq_n_f32(0.5f)));
+    code[j] = vmovn_u32(vreinterpretq_u32_s32(vminq_s32(vmaxq_s32(u, zero), top)));
+  }
+  return vcombine_u8(vmovn_u16(vcombine_u16(code[0], code[1])),
+                     vmovn_u16(vcombine_u16(code[2], code[3])));
+}
+
+static void store_scores(const struct epilogue *e, size_t p, unsigned c) {
+  float *scores = (float *)e->out + p * e->all_channels + e->first + c, room[16];
+  const unsigned left = e->channels - c;
+  float32x4_t t[4];
+  pre_activation(e, p, c, t);
+  UNROLLED
+  for (int j = 0; j < 4; j++) vst1q_f32((left < 16 ? room : scores) + 4 * j, t[j]);
+  if (left < 16) memcpy(scores, room, 4ul * left);
+}
+
+static void store_bytes(const struct epilogue *e, size_t p, unsigned c) {
+  uint8_t *codes = (uint8_t *)e->out + p * e->all_channels + e->first + c, room[16];
+  const unsigned left = e->channels - c;
+  float32x4_t t[4];
+  pre_activation(e, p, c, t);
+  vst1q_u8(left < 16 ? room : codes, to_codes(t, e->bits));
+  if (left < 16) memcpy(codes, room, left);
+}
+
+/* 64 channels to planes; those past the last are 0. */
+static void store_planes(const struct epilogue *e, size_t p, unsigned c) {
+  const size_t plane = (e->all_channels + 63) / 64 * 8;
+  const unsigned left = e->channels - c;
+  uint8_t room[64];
+  ROLLED
+  for (unsigned i = 0; i < 64 && i < left; i += 16) {
+    float32x4_t t[4];
+    pre_activation(e, p, c + i, t);
+    vst1q_u8(room + i, to_codes(t, e->bits));
+  }
+  if (left < 64) memset(room + left, 0, 64 - left);
+  uint8x16_t code[4];
+  UNROLLED
+  for (int i = 0; i < 4; i++) code[i] = vld1q_u8(room + 16 * i);
+  store_word(code, e->bits, plane, (uint8_t *)e->out + p * e->bits * plane + (e->first + c) / 8);
+}
+
+static void epilogue(const struct epilogue *e) {
+#if defined(__arm__)
+  if (e->bits == 0 || e->terms + e->residuals > 2) {
+    bfcn_backend_portable.epilogue(e);
+    return;
+  }
+#endif
+  for (size_t p = 0; p < e->pixels; p++)
+    if (e->bits && e->bits <= 4)
+      for (unsigned c = 0; c < e->channels; c += 64) store_planes(e, p, c);
+    else
+      for (unsigned c = 0; c < e->channels; c += 16)
+        (e->bits ? store_bytes : store_scores)(e, p, c);
+}
+
+/* The threshold of step j for each lane's residual code; t is [codes][steps][32]. */
+static inline int16x8_t threshold_of(const int16_t *t, const int codes, const int steps, int j,
+                                     uint16x8_t r0, uint16x8_t r1) {
+  int16x8_t chosen = vld1q_s16(t + j * 32);
+  if (codes > 1) chosen = vbslq_s16(r0, vld1q_s16(t + (steps + j) * 32), chosen);
+  if (codes > 2) {
+    const int16x8_t high =
+        vbslq_s16(r0, vld1q_s16(t + (3 * steps + j) * 32), vld1q_s16(t + (2 * steps + j) * 32));
+    chosen = vbslq_s16(r1, high, chosen);
+  }
+  return chosen;
+}
+
+/* Codes of 8 channels, as 16-bit lanes: the number of thresholds that acc does not exceed, counted
+ * down from `steps`, or up where the channel falls. */
+static inline uint16x8_t not_exceeded(int16x8_t acc, const int16_t *t, const int codes,
+                                      const int steps, uint16x8_t r0, uint16x8_t r1) {
+  uint16x8_t count = vcgeq_s16(threshold_of(t, codes, steps, 0, r0, r1), acc);
+  UNROLLED
+  for (int j = 1; j < steps; j++)
+    count = vaddq_u16(count, vcgeq_s16(threshold_of(t, codes, steps, j, r0, r1), acc));
+  return count; /* -number */
+}
+
+/* 8 lanes of ones where a byte's bits are set. */
+static inline uint16x8_t spread_wide(const uint8_t *bits) {
+  const uint8x8_t mask = vtst_u8(vld1_dup_u8(bits), vld1_u8(bit_of_lane));
+  return vreinterpretq_u16_s16(vmovl_s8(vreinterpret_s8_u8(mask)));
+}
+
+/* 64 channels of every pixel, 8 at a time: their thresholds are read again for each pixel, since
+ * ARMv7 has no registers for them. With m the thresholds not exceeded, the code is steps - m,
+ * which is m ^ steps, or m where the channel falls. */
+TILE threshold_block(const struct epilogue *e, unsigned c, const int residual_bits,
+                     const int bits) {
+  const struct epilogue_term *term = &e->term[0];
+  const int steps = bits == 2 ? 3 : 1, codes = 1 << residual_bits, box_scale = term->box_scale;
+  const size_t plane = (e->all_channels + 63) / 64 * 8, at = (e->first + c) / 8;
+  const size_t pixels = e->pixels, stride = term->sum_stride;
+  const int16_t *thresholds = e->thresholds + (e->first + c) * (size_t)(steps * codes);
+  const uint8_t *residual = residual_bits ? (const uint8_t *)e->residual[0].codes + at : NULL;
+  uint8_t *out = (uint8_t *)e->out + at;
+  const uint16_t *sums = (const uint16_t *)term->sums + c;
+  const int32_t *box_sums = term->box;
+  const int16x8_t twice = vdupq_n_s16(term->k == 2 ? -1 : 0);
+  uint8x16_t rising[4];
+  UNROLLED
+  for (int i = 0; i < 4; i++)
+    rising[i] = vandq_u8(vmvnq_u8(spread((const uint8_t *)e->flips + at + 2 * i)),
+                         vdupq_n_u8((uint8_t)steps));
+  ROLLED
+  for (size_t p = 0; p < pixels; p++, sums += stride, out += (unsigned)bits * plane) {
+    const int16x8_t box = vdupq_n_s16((int16_t)(box_scale * box_sums[p]));
+    uint8_t counts[64]; /* minus the thresholds not exceeded */
+    const int16_t *t = thresholds;
+    ROLLED
+    for (int i = 0; i < 8; i++, t += i % 4 ? 8 : 32 * steps * codes - 24) {
+      uint16x8_t r0 = vdupq_n_u16(0), r1 = r0;
+      if (residual_bits) r0 = spread_wide(residual + i);
+      if (residual_bits == 2) r1 = spread_wide(residual + plane + i);
+      int16x8_t acc = vreinterpretq_s16_u16(vld1q_u16(sums + 8 * i));
+      acc = vaddq_s16(vaddq_s16(acc, vandq_s16(acc, twice)), box);
+      vst1_u8(counts + 8 * i, vmovn_u16(not_exceeded(acc, t, codes, steps, r0, r1)));
+    }
+    uint8x16_t code[4];
+    UNROLLED
+    for (int i = 0; i < 4; i++) {
+      const int8x16_t count = vnegq_s8(vld1q_s8((const int8_t *)counts + 16 * i));
+      code[i] = veorq_u8(vreinterpretq_u8_s8(count), rising[i]);
+    }
+    store_word(code, (unsigned)bits, plane, out);
+    if (residual_bits) residual += (unsigned)residual_bits * plane;
+  }
+}
+
+static void epilogue_threshold(const struct epilogue *e) {
+  const unsigned residual_bits = e->residuals ? e->residual[0].bits : 0;
+  for (unsigned c = 0; c < e->channels; c += 64) switch (residual_bits * 4 + e->bits) {
+    case 1:
+      threshold_block(e, c, 0, 1);
+      break;
+    case 2:
+      threshold_block(e, c, 0, 2);
+      break;
+    case 5:
+      threshold_block(e, c, 1, 1);
+      break;
+    case 6:
+      threshold_block(e, c, 1, 2);
+      break;
+    case 9:
+      threshold_block(e, c, 2, 1);
+      break;
+    default:
+      threshold_block(e, c, 2, 2);
+    }
+}
+
+/* Only USMMLA multiplies unsigned codes by signed weights. */
+#define NEON_BACKEND                                                                           \
+  .expand = {[FORM_BITS] = expand_bits, [FORM_LUT4] = expand_lut4, [FORM_INT8] = expand_int8}, \
+  .epilogue = epilogue, .epilogue_threshold = epilogue_threshold, .sum_codes = sum_codes_neon, \
+  .unpack = unpack, .pack = pack, .lerp = lerp, .lerp_columns = lerp_columns,                  \
+  .argmax_row = argmax_row
+
+const struct backend bfcn_backend_neon = {.name = "neon", .wide_zero = 128, NEON_BACKEND};
+/* Beyond NEON, only matrix kernels differ. */
+#if defined(__aarch64__)
+const struct backend bfcn_backend_dotprod = {.name = "dotprod", .wide_zero = 128, NEON_BACKEND};
+const struct backend bfcn_backend_i8mm = {.name = "i8mm", NEON_BACKEND};
+#endif
+
+#endif

@@ -1,0 +1,11 @@
+# Cortex-A15 class boards, hard float: cmake -S kernels -B build -DCMAKE_TOOLCHAIN_FILE=kernels/cmake/armv7.cmake
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR armv7l)
+set(CMAKE_C_COMPILER arm-linux-gnueabihf-gcc)
+set(CMAKE_C_FLAGS_INIT "-mcpu=cortex-a15 -mfpu=neon-vfpv4 -mfloat-abi=hard")
+set(CMAKE_EXE_LINKER_FLAGS_INIT -static)
+find_program(BFCN_QEMU qemu-arm)
+if(BFCN_QEMU)
+  set(CMAKE_CROSSCOMPILING_EMULATOR ${BFCN_QEMU};-cpu;cortex-a15)
+endif()
+set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
