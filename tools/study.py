@@ -21,7 +21,7 @@ from bfcn_mm.analysis.report import format_table
 from bfcn_mm.datasets import CamVidDataset, check_data
 from bfcn_mm.study import SCALES, TABLES, Ledger, camvid, chain, select
 from bfcn_mm.study.carry_out import Job, Place, carry_out, make_jobs, write_config
-from bfcn_mm.study.progress import Progress, clock
+from bfcn_mm.study.progress import Progress
 from bfcn_mm.study.publish import publish
 
 ROOT = Path(__file__).resolve().parents[1]

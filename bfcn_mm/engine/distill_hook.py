@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,12 @@ class Lesson:
         if isinstance(student.decode_head, nn.ModuleList):
             raise ValueError('quant.distill does not know cascades of heads: leave it out')
         for name in ('mean', 'std', 'channel_conversion'):
-            ours, theirs = (getattr(m.data_preprocessor, name, None) for m in (student, self.teacher))
-            same = torch.equal(ours.cpu(), theirs.cpu()) if torch.is_tensor(ours) else ours == theirs
+            ours, theirs = (
+                getattr(m.data_preprocessor, name, None) for m in (student, self.teacher)
+            )
+            same = (
+                torch.equal(ours.cpu(), theirs.cpu()) if torch.is_tensor(ours) else ours == theirs
+            )
             if not same:
                 raise ValueError(
                     f'quant.distill: data_preprocessor.{name} is {_plain(theirs)} in the teacher, '
@@ -116,7 +121,9 @@ class Lesson:
                     : head.active_levels
                 ]
             }
-        finest = scores if torch.is_tensor(scores) else scores[getattr(head, 'active_levels', 0) - 1]
+        finest = (
+            scores if torch.is_tensor(scores) else scores[getattr(head, 'active_levels', 0) - 1]
+        )
         return dict(loss_distill=self._divergence(finest, self.scores[-1]))
 
     def _divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -163,11 +170,17 @@ def build_teacher(spec, cfg: Config) -> nn.Module:
         raise FileNotFoundError(
             f'{spec.teacher}: no such file (quant.distill.teacher): train the float network first'
         )
-    own = Config(dict(model=cfg.model)) if spec.config is None else Config.fromfile(spec.config)
+    own = (
+        Config(dict(model=copy.deepcopy(cfg.model)))
+        if spec.config is None
+        else Config.fromfile(spec.config)
+    )
     if spec.config is None:
         own.quant = None
     if 'quant' in own.model:
-        raise ValueError(f'quant.distill.config: {spec.config} is low-bit, the teacher must be float')
+        raise ValueError(
+            f'quant.distill.config: {spec.config} is low-bit, the teacher must be float'
+        )
     own.merge_from_dict({'model.backbone.init_cfg': None, 'model.pretrained': None})
     with torch.random.fork_rng(devices=[]):
         teacher = MODELS.build(own.model)

@@ -140,9 +140,7 @@ def _needed(job: Job, jobs: Sequence[Job]) -> list[Job]:
     return [other for other in jobs if other.seed == job.seed and other.run.name in job.run.needs]
 
 
-def _carry_out_one(
-    job: Job, needs: list[Job], ledger: Ledger, place: Place, child: Child
-) -> str:
+def _carry_out_one(job: Job, needs: list[Job], ledger: Ledger, place: Place, child: Child) -> str:
     """'' when done, else why not, in one line. KeyboardInterrupt passes when the child has ended."""
     started = time.monotonic()
     path = write_config(job, needs, place)
@@ -188,7 +186,9 @@ def write_config(job: Job, needs: Sequence[Job], place: Place) -> Path:
     """The whole config of a job, as a file in its work directory."""
     cfg = _config(job.run, place)
     folders = {other.run.name: other.checkpoint for other in needs}
-    changes: dict = {f'{part}_dataloader.dataset.data_root': place.data for part in ('train', 'val', 'test')}
+    changes: dict = {
+        f'{part}_dataloader.dataset.data_root': place.data for part in ('train', 'val', 'test')
+    }
     changes |= {
         'work_dir': str(job.folder),
         'randomness.seed': job.seed,
@@ -208,7 +208,9 @@ def _config(run: Run, place: Place) -> Config:
     cfg = Config.fromfile(place.root / run.config)
     options = dict(run.options)
     if run.teacher:
-        options['quant'] = dict(options['quant'], distill=dict(options['quant']['distill'], teacher='teacher'))
+        options['quant'] = dict(
+            options['quant'], distill=dict(options['quant']['distill'], teacher='teacher')
+        )
     cfg.merge_from_dict(options)
     cfg.merge_from_dict(
         {
@@ -239,7 +241,11 @@ def _hash(run: Run, hashes: Mapping[str, str], place: Place) -> str:
 def _training(job: Job, path: Path, place: Place) -> list[object]:
     command = [sys.executable, place.root / 'tools/train.py', path, '--work-dir', job.folder]
     if (job.folder / 'last_checkpoint').exists():
-        command += ['--resume', '--cfg-options', 'load_from=None']  # mmengine would resume from that
+        command += [
+            '--resume',
+            '--cfg-options',
+            'load_from=None',
+        ]  # mmengine would resume from that
     return command
 
 

@@ -33,7 +33,9 @@ def main() -> None:
     parser.add_argument('config', type=Path)
     parser.add_argument('checkpoint', type=Path)
     parser.add_argument('--out', type=Path, required=True)
-    parser.add_argument('--packed', type=Path, help='pack the network into this file, test that too')
+    parser.add_argument(
+        '--packed', type=Path, help='pack the network into this file, test that too'
+    )
     parser.add_argument('--time', action='store_true', help='also time one image on one core')
     args = parser.parse_args()
     result = measure(args.config, args.checkpoint, args.packed, args.time)

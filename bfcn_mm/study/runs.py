@@ -164,9 +164,7 @@ def _recipe(w: int, a: int, iters: int, distill: dict | None) -> dict:
     quant: dict = dict(w=w, a=a)
     stages = [bits for bits in (8, 4, 2, 1) if bits > min(w, a)]
     if stages:
-        quant['decay'] = dict(
-            stages=[*stages, min(w, a)], every=max(1, iters // 3 // len(stages))
-        )
+        quant['decay'] = dict(stages=[*stages, min(w, a)], every=max(1, iters // 3 // len(stages)))
     if distill is not None:
         quant['distill'] = distill
     return quant

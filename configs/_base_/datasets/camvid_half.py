@@ -22,7 +22,5 @@ test_pipeline = [  # labels keep their size: scores are resized to it
 train_dataloader = dict(
     num_workers=0, persistent_workers=False, dataset=dict(pipeline=train_pipeline)
 )
-val_dataloader = dict(
-    num_workers=0, persistent_workers=False, dataset=dict(pipeline=test_pipeline)
-)
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
