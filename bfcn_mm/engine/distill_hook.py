@@ -127,7 +127,7 @@ class Lesson:
         return dict(loss_distill=self._divergence(finest, self.scores[-1]))
 
     def _divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """weight * T^2 * KL, a mean over pixels. (N, C, H, W) each; the teacher's is resized if need be."""
+        """weight * T^2 * KL of (N, C, H, W) scores, a mean over pixels; the teacher's are resized to fit."""
         if teacher.shape != student.shape:
             teacher = resize(teacher, student.shape[2:], mode='bilinear', warning=False)
         t = self.spec.temperature
@@ -170,13 +170,11 @@ def build_teacher(spec, cfg: Config) -> nn.Module:
         raise FileNotFoundError(
             f'{spec.teacher}: no such file (quant.distill.teacher): train the float network first'
         )
-    own = (
-        Config(dict(model=copy.deepcopy(cfg.model)))
-        if spec.config is None
-        else Config.fromfile(spec.config)
-    )
     if spec.config is None:
+        own = Config(dict(model=copy.deepcopy(cfg.model)))
         own.quant = None
+    else:
+        own = Config.fromfile(spec.config)
     if 'quant' in own.model:
         raise ValueError(
             f'quant.distill.config: {spec.config} is low-bit, the teacher must be float'

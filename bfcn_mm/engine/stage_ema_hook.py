@@ -11,7 +11,7 @@ from ..convert import quantizers
 
 @HOOKS.register_module()
 class StageEMAHook(EMAHook):
-    """mmengine's EMAHook; the average starts anew where bits fall, since old grids say nothing of new ones.
+    """mmengine's EMAHook; the average starts anew where bits fall: old grids say nothing of new ones.
 
     Weights and learned steps are averaged, with a momentum that begins high and falls to `momentum`;
     bits, grids' states and batch norm's statistics are those of the training model. Validation and

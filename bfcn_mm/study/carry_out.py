@@ -274,7 +274,7 @@ class Child:
             pass_fds=[self.lock],
         )
         last = ''
-        with self.log.open('a') as file:
+        with self.log.open('a', buffering=1) as file:
             try:
                 for line in process.stdout:
                     file.write(line)

@@ -59,12 +59,12 @@ SIZES = {'full': '480x360, ResNet-18', 'half': "240x180, half of ResNet-18's wid
 HEAD = """\
 # Results on CamVid
 
-Written by `python tools/results.py` from [{csv}]({link}); nothing here is typed in. [study.md](study.md) says how
-the rows come about. The paper's numbers stand beside ours for the trend alone: they are of VOC 2012 and Cityscapes,
-with ImageNet's weights to begin with. Ours begin with random weights and see the 367 training images only; mIoU is of
-the last weights, in percent, on the 101 validation images at 480x360. Every network of a table has trained for as many
-iterations in all, the float one too. `a ± b (n)`: mean and standard deviation of n seeds. The two scales are never
-mixed. *{missing}*: no row.
+Written by `python tools/results.py` from [{csv}]({link}); nothing here is typed in. [study.md](study.md)
+says how the rows come about. The paper's numbers stand beside ours for the trend alone: they are of
+VOC 2012 and Cityscapes, with ImageNet's weights to begin with. Ours begin with random weights and see
+the 367 training images only; mIoU is of the last weights, in percent, on the 101 validation images
+at 480x360. Every network of a table has trained for as many iterations in all, the float one too.
+`a ± b (n)`: mean and standard deviation of n seeds. The two scales are never mixed. *{missing}*: no row.
 """
 
 
@@ -100,13 +100,13 @@ class Section:
         }
 
     def lines(self) -> list[str]:
-        sample = next(rows[-1] for rows in self.rows.values())
         budget = {r.total_iters for name in ('fp32', 'w2a2') for r in self.rows.get(name, ())}
         iters = ', '.join(f'{n:,}' for n in sorted(budget)) or MISSING
+        commits = ', '.join(sorted({r.commit for rows in self.rows.values() for r in rows}))
         devices = ', '.join(sorted({r.device for rows in self.rows.values() for r in rows}))
         return [
             f'## {self.scale.capitalize()} scale: {SIZES[self.scale]}\n',
-            f'{iters} iterations in all, on {devices}; commit {sample.commit} and earlier.\n',
+            f'{iters} iterations in all, on {devices}; commits {commits}.\n',
             *self._targets(),
             *self._table_1(),
             *self._table_2(),

@@ -30,7 +30,8 @@ class Engine(Protocol):
 def load(path: str | Path, engine: str = 'numpy', threads: int = 1) -> Engine:
     """Load a packed model into an engine: 'numpy' (the oracle), 'cpu' (C) or 'triton' (GPU).
 
-    path: of a file, or a name of the zoo: load('bfcn_r18_camvid_1w2a'). Raises ValueError for an unknown engine or thread count, FileError or GraphError for a bad file.
+    path: of a file, or a name of the zoo: load('bfcn_r18_camvid_1w2a'). Raises ValueError for an unknown
+    engine, thread count or name, FileError or GraphError for a bad file.
     """
     if engine not in ('numpy', *_MODULES):
         raise ValueError(f"engine must be 'numpy', 'cpu' or 'triton', got {engine!r}")
