@@ -127,7 +127,7 @@ class Lesson:
         return dict(loss_distill=self._divergence(finest, self.scores[-1]))
 
     def _divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """weight * T^2 * KL of (N, C, H, W) scores, a mean over pixels; the teacher's are resized to fit."""
+        """weight * T^2 * KL of (N, C, H, W) scores, a mean over pixels; the teacher's are resized."""
         if teacher.shape != student.shape:
             teacher = resize(teacher, student.shape[2:], mode='bilinear', warning=False)
         t = self.spec.temperature
