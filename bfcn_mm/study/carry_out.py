@@ -59,6 +59,13 @@ class Job:
         return self.folder / f'iter_{self.run.iters}.pth'
 
     @property
+    def trained(self) -> bool:
+        """Whether the last weights are there, written to their end: mmengine notes that afterwards."""
+        note = self.folder / 'last_checkpoint'
+        noted = note.exists() and Path(note.read_text().strip()).name == self.checkpoint.name
+        return noted and self.checkpoint.exists()
+
+    @property
     def packed(self) -> Path | None:
         return self.folder / 'model.gguf' if self.run.packed else None
 
@@ -126,7 +133,7 @@ def _open(job: Job, others: Sequence[Job], ledger: Ledger) -> bool:
     row = rows.get((job.run.name, job.seed, place_of(job), job.hash))
     if row is None:
         return True
-    if row.status == COLLAPSED or job.checkpoint.exists():
+    if row.status == COLLAPSED or job.trained:
         return False
     return any(job in _needed(other, others) and _open(other, others, ledger) for other in others)
 
@@ -157,8 +164,8 @@ def _carry_out_one(job: Job, needs: list[Job], ledger: Ledger, place: Place, chi
         iters=job.run.iters,
         total_iters=job.total_iters,
     )
-    if not job.checkpoint.exists():
-        missing = [other.label for other in needs if not other.checkpoint.exists()]
+    if not job.trained:
+        missing = [other.label for other in needs if not other.trained]
         if missing:
             return f'not tried, {missing[0]} left no weights'
         progress.start(job, 'starting')
@@ -218,7 +225,7 @@ def _config(run: Run, place: Place) -> Config:
             'train_cfg.val_interval': max(1, run.iters // 5),
             'param_scheduler.0.end': run.iters,
             'default_hooks.checkpoint.interval': max(1, run.iters // 20),
-            'default_hooks.checkpoint.max_keep_ckpts': 1,
+            'default_hooks.checkpoint.max_keep_ckpts': 2,  # one is whole while another is written
             'default_hooks.checkpoint.save_best': None,  # the last weights count: nothing is chosen on
             'default_hooks.logger.interval': max(1, min(50, run.iters // 8)),
         }

@@ -21,11 +21,12 @@ def study(tmp_path, monkeypatch):
         tried = []
 
         def one(job, needs, ledger, place, child):
-            assert all(other.checkpoint.exists() for other in needs)
+            assert all(other.trained for other in needs)
             tried.append(job.run.name)
             if job.run.name in fails:
                 return 'the reason'
             job.checkpoint.touch()
+            (job.folder / 'last_checkpoint').write_text(f'/elsewhere/{job.checkpoint.name}')
             ledger.append(Row(job.run.name, job.seed, 'tiny', job.hash, miou=1.0))
             return ''
 
@@ -61,6 +62,15 @@ def test_weights_that_went_are_trained_again_only_if_needed(study):
     assert study(['w1a2']) == ([], [])
     assert study(['w1a1']) == ([], ['float', 'w1a1'])
     assert len(study.ledger.read()) == 3
+
+
+def test_weights_that_were_not_written_to_their_end_do_not_count(study):
+    runs = camvid('tiny')
+    study(['float'])
+    job = make_jobs(runs, select(runs, (), ['float']), [0], study.place)[0]
+    assert job.trained
+    (job.folder / 'last_checkpoint').write_text('iter_15.pth')
+    assert not job.trained
 
 
 def test_a_run_that_collapsed_is_not_tried_again(study):
