@@ -49,9 +49,13 @@ STEPS = {
     'w1a2': '1 / 2, plain', 'w1a2_dorefa': "1 / 2, the paper's quantizers",
     'w1a2_long': '1 / 2, bits 8, 4, 2, 1 and a longer last stage',
     'w1a2_nodecay': '1 / 2, no weight decay', 'w1a2_ema': '1 / 2, averaged weights',
+    'w1a2_steps': "1 / 2, 10 times the rate for activations' steps",
+    'w1a2_adam': '1 / 2, AdamW from the float network on',
+    'fp32_adam': 'float, AdamW for its second half',
     'w1a2_distill': '1 / 2, scores of the float teacher',
     'w1a2_features': '1 / 2, scores and features of the teacher',
-    'w1a2_residual8': '1 / 2, shortcuts of 8 bits', 'w1a2_best': '1 / 2, all but the last two',
+    'w1a2_residual8': '1 / 2, shortcuts of 8 bits',
+    'w1a2_best': '1 / 2, longer last stage, no decay, averages, scores',
     'w1a4': '1 / 4, plain', 'w1a4_best': '1 / 4, all', 'w2a2_best': '2 / 2, all',
 }  # fmt: skip
 SIZES = {'full': '480x360, ResNet-18', 'half': "240x180, half of ResNet-18's width"}
@@ -270,9 +274,7 @@ class Section:
     def _steps(self) -> list[str]:
         rows = []
         for name, what in STEPS.items():
-            base = (
-                'w2a2' if name.startswith('w2a2') else 'w1a4' if name.startswith('w1a4') else 'w1a2'
-            )
+            base = name.split('_')[0]  # w1a2 of w1a2_ema
             gain = '-' if name == base else self.change(name, base)
             rows.append([what, self.spread(name), gain])
         note = 'Change: of the mean over the seeds that both have, against the plain recipe.'

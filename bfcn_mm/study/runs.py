@@ -125,6 +125,9 @@ def _network(prefix: str, scale: Scale, tables: tuple[str, ...]) -> list[Run]:
         run('w1a2_dorefa', 'recipe', **bits(1, 2, method='dorefa')),
         run('w1a2_long', 'recipe', quant=_recipe(1, 2, n, distill=None)),
         run('w1a2_nodecay', 'recipe', options=_NO_DECAY, **bits(1, 2)),
+        run('w1a2_steps', 'recipe', options=_FAST_STEPS, **bits(1, 2)),
+        run('fp32_adam', 'recipe', options=_ADAM),
+        run('w1a2_adam', 'recipe', options=_ADAM, **bits(1, 2)),
         run('w1a2_ema', 'recipe', custom_hooks=_ema(n), **bits(1, 2)),
         run('w1a2_distill', 'recipe', teacher='fp32', **bits(1, 2, distill=dict(_LOGITS))),
         run('w1a2_features', 'recipe', teacher='fp32', **bits(1, 2, distill=dict(_FEATURES))),
@@ -145,6 +148,16 @@ def _network(prefix: str, scale: Scale, tables: tuple[str, ...]) -> list[Run]:
 
 _LOGITS = dict(weight=1.0, features=0.0)
 _FEATURES = dict(weight=1.0, features=1.0)
+# LSQ's gradient of an activation's step falls with the size of the map: under SGD it hardly moves.
+_FAST_STEPS = {
+    'optim_wrapper.paramwise_cfg': dict(
+        custom_keys={name: dict(lr_mult=10.0) for name in ('quants', 'input_quant')}
+    )
+}
+_ADAM = {
+    'optim_wrapper.optimizer': dict(_delete_=True, type='AdamW', lr=0.001, weight_decay=0.0),
+    'param_scheduler.0.eta_min': 1e-5,
+}
 _NO_DECAY = {'optim_wrapper.optimizer.weight_decay': 0.0}
 
 
