@@ -55,7 +55,7 @@ STEPS = {
     'w1a2_distill': '1 / 2, scores of the float teacher',
     'w1a2_features': '1 / 2, scores and features of the teacher',
     'w1a2_residual8': '1 / 2, shortcuts of 8 bits',
-    'w1a2_best': '1 / 2, longer last stage, no decay, averages, scores',
+    'w1a2_best': '1 / 2, longer last stage, no decay, rate, averages, scores',
     'w1a4': '1 / 4, plain', 'w1a4_best': '1 / 4, all', 'w2a2_best': '2 / 2, all',
 }  # fmt: skip
 SIZES = {'full': '480x360, ResNet-18', 'half': "240x180, half of ResNet-18's width"}

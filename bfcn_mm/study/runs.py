@@ -137,7 +137,7 @@ def _network(prefix: str, scale: Scale, tables: tuple[str, ...]) -> list[Run]:
                 f'w{w}a{a}_best',
                 'recipe',
                 teacher='fp32',
-                options=_NO_DECAY,
+                options=_NO_DECAY | _FAST_STEPS,
                 custom_hooks=_ema(n),
                 quant=_recipe(w, a, n, dict(_LOGITS)),
             )
