@@ -21,6 +21,7 @@ MAY_IMPORT = {
     'bfcn_mm.export': {QUANTIZERS, LAYERS, 'bfcn_kernels'},
     'bfcn_mm.analysis': {QUANTIZERS, LAYERS},
     'bfcn_mm.datasets': set(),
+    'bfcn_mm.study': {'bfcn_mm.analysis', 'bfcn_mm.export', 'bfcn_kernels'},
     'bfcn_kernels': set(),
     '_bfcn_mm_compat': set(),
 }

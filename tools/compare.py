@@ -21,10 +21,9 @@ from _mmseg import errors_in_one_line
 from mmengine.config import Config, DictAction
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
-from mmseg.evaluation import IoUMetric
-from mmseg.registry import METRICS
 from PIL import Image
 
+from bfcn_mm.analysis import class_iou  # noqa: F401 - registers ClassIoUMetric
 from bfcn_mm.analysis.plots import colour_map, plot_classes, plot_curves, plot_pictures
 from bfcn_mm.analysis.report import format_table, read_curve, write_csv
 from bfcn_mm.datasets import check_data
@@ -51,18 +50,6 @@ class Result:
     iou: np.ndarray
     accuracy: float
     pictures: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
-
-
-@METRICS.register_module()
-class ClassIoUMetric(IoUMetric):
-    """mmseg's IoUMetric that also keeps the IoU of each class, in percent, as `class_iou`."""
-
-    def compute_metrics(self, results: list) -> dict[str, float]:
-        metrics = super().compute_metrics(results)
-        areas = [sum(area) for area in zip(*results, strict=True)]
-        by_class = self.total_area_to_metrics(*areas, ['mIoU'], self.nan_to_num, self.beta)
-        self.class_iou = 100 * np.asarray(by_class['IoU'], dtype=np.float64)
-        return metrics
 
 
 def main() -> None:

@@ -20,7 +20,13 @@ from mmengine.config import Config, ConfigDict
 from .spec import QuantSpec
 
 WRAPPER = 'QuantSegmentor'
-HOOKS = ('CalibrationHook', 'BitWidthDecayHook', 'CollapseGuardHook', 'ExactResumeHook')
+HOOKS = (
+    'CalibrationHook',
+    'BitWidthDecayHook',
+    'DistillHook',
+    'CollapseGuardHook',
+    'ExactResumeHook',
+)
 CONSTRUCTOR = 'QuantOptimWrapperConstructor'
 
 
@@ -110,12 +116,11 @@ def _restore(cfg: ConfigDict, model: ConfigDict) -> None:
 
 def _add_hooks(cfg: ConfigDict, spec: QuantSpec) -> None:
     """Each hook once; one that the config lists itself keeps its settings."""
-    hooks = list(cfg.get('custom_hooks') or [])
-    if spec.decay is None:
-        hooks = [hook for hook in hooks if hook['type'] != 'BitWidthDecayHook']
+    unasked = {'BitWidthDecayHook': spec.decay is None, 'DistillHook': spec.distill is None}
+    hooks = [h for h in cfg.get('custom_hooks') or [] if not unasked.get(h['type'])]
     listed = [hook['type'] for hook in hooks]
     for name in HOOKS:
-        if name not in listed and (name != 'BitWidthDecayHook' or spec.decay is not None):
+        if name not in listed and not unasked.get(name):
             hooks.append(ConfigDict(type=name))
     cfg['custom_hooks'] = hooks
 

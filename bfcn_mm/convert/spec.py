@@ -149,6 +149,46 @@ class Decay:
 
 
 @dataclass(frozen=True)
+class Distill:
+    """Learning from a float network, the teacher, beside the labels.
+
+    teacher: its checkpoint. config: its config; None for the network that is trained, in float.
+    weight, temperature: of the scores' loss; features: weight of the backbone features' loss.
+    """
+
+    teacher: str
+    config: str | None = None
+    weight: float = 1.0
+    temperature: float = 1.0
+    features: float = 0.0
+
+    @classmethod
+    def parse(cls, given: Any) -> Distill:
+        if isinstance(given, Distill):
+            return given
+        if not isinstance(given, Mapping):
+            raise ValueError(f'quant.distill must be a dict(teacher=...) or None, got {given!r}')
+        _reject_unknown('quant.distill', given, [f.name for f in fields(cls)])
+        if 'teacher' not in given:
+            raise ValueError('quant.distill must give teacher, the checkpoint of a float network')
+        return cls(**given)
+
+    def __post_init__(self) -> None:
+        for name in ('teacher', 'config'):
+            value = getattr(self, name)
+            if not (isinstance(value, str) and value) and not (name == 'config' and value is None):
+                raise ValueError(f'quant.distill.{name} must be a file, got {value!r}')
+        for name in ('weight', 'features', 'temperature'):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+                raise ValueError(f'quant.distill.{name} must be 0 or more, got {value!r}')
+        if self.temperature == 0:
+            raise ValueError('quant.distill.temperature must be more than 0, got 0')
+        if not self.weight and not self.features:
+            raise ValueError('quant.distill: weight and features are both 0, nothing is learned')
+
+
+@dataclass(frozen=True)
 class QuantSpec:
     """The `quant` key, checked. Only w and a are required; see docs/quant.md for each key."""
 
@@ -163,6 +203,7 @@ class QuantSpec:
     overrides: tuple[tuple[str, Bits], ...] = ()
     skip: tuple[str, ...] = ()
     decay: Decay | None = None
+    distill: Distill | None = None
 
     @classmethod
     def parse(cls, given: Any) -> QuantSpec:
@@ -183,6 +224,8 @@ class QuantSpec:
         values['skip'] = cls._parse_skip(values.get('skip') or ())
         if values.get('decay') is not None:
             values['decay'] = Decay.parse(values['decay'])
+        if values.get('distill') is not None:
+            values['distill'] = Distill.parse(values['distill'])
         return cls(**values)
 
     @staticmethod

@@ -22,7 +22,7 @@ class PackedSegmentor(BaseSegmentor):
     file is also accepted where mmengine expects a checkpoint.
 
     Args:
-        file: the packed model.
+        file: the packed model, or its name in the zoo.
         engine: 'numpy', 'torch' (a GPU if there is one), 'cpu' or 'triton'.
         threads: of the 'cpu' engine.
         data_preprocessor: the float model's, which mmengine hands over; only read for padding.
@@ -49,8 +49,8 @@ class PackedSegmentor(BaseSegmentor):
                 f'a packed model takes images without padding, got test_cfg={padding!r}'
             )
         super().__init__(data_preprocessor=dict(type='SegDataPreProcessor', bgr_to_rgb=True))
-        self.file, self.engine = str(file), _load(file, engine, threads)
-        self.mode, metadata = _describe(file)
+        self.file, self.engine = _resolve(file), _load(file, engine, threads)
+        self.mode, metadata = _describe(self.file)
         self.align_corners = self.mode == 'align_corners'
         self.dataset_meta = dict(classes=metadata.classes, palette=metadata.palette)
         CheckpointLoader.register_scheme(r'.*\.gguf$', load_from_packed, force=True)
@@ -94,13 +94,19 @@ def load_from_packed(filename: str, map_location: object = None) -> dict:
     return dict(state_dict={}, meta=dict(dataset_meta=meta))
 
 
+def _resolve(file: str) -> str:
+    from bfcn_kernels import zoo
+
+    return str(zoo.resolve(file))
+
+
 def _load(file: str, engine: str, threads: int) -> object:
     if engine not in ENGINES:
         raise ValueError(f'engine must be one of {ENGINES}, got {engine!r}')
     if engine == 'torch':
         from ..export.torch_engine import TorchEngine
 
-        return TorchEngine(file)
+        return TorchEngine(_resolve(file))
     import bfcn_kernels
 
     return bfcn_kernels.load(file, engine, threads)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from bfcn_kernels import fast, gguf_io, reference
+from bfcn_kernels import fast, gguf_io, reference, zoo
 from bfcn_kernels.ops import op_name
 
 _MODULES = {'cpu': 'bfcn_kernels.cpu', 'triton': 'bfcn_kernels.triton'}
@@ -30,12 +30,14 @@ class Engine(Protocol):
 def load(path: str | Path, engine: str = 'numpy', threads: int = 1) -> Engine:
     """Load a packed model into an engine: 'numpy' (the oracle), 'cpu' (C) or 'triton' (GPU).
 
-    Raises ValueError for an unknown engine or thread count, FileError or GraphError for a bad file.
+    path: of a file, or a name of the zoo: load('bfcn_r18_camvid_1w2a'). Raises ValueError for an unknown
+    engine, thread count or name, FileError or GraphError for a bad file.
     """
     if engine not in ('numpy', *_MODULES):
         raise ValueError(f"engine must be 'numpy', 'cpu' or 'triton', got {engine!r}")
     if not isinstance(threads, int) or threads < 1:
         raise ValueError(f'threads must be an int from 1, got {threads!r}')
+    path = zoo.resolve(path)
     if engine == 'numpy':
         return NumpyEngine(path)
     return import_module(_MODULES[engine]).Engine(path, threads=threads)

@@ -44,6 +44,15 @@ BAD = [
     (dict(decay=dict(rewarm=dict(factor=0.5))), r'rewarm\.iters must be an integer >= 1, got None'),
     (dict(decay=dict(rewarm=dict(iters=5, factor=0))), r'factor must be in \(0, 1\], got 0'),
     (dict(decay=dict(rewarm=dict(iters=5, factor='a'))), r"factor must be in \(0, 1\], got 'a'"),
+    (dict(distill=5), r'quant\.distill must be a dict\(teacher=\.\.\.\) or None, got 5'),
+    (dict(distill=dict(weight=1)), r'quant\.distill must give teacher'),
+    (dict(distill=dict(teachr='x')), r"quant\.distill has no key 'teachr', did you mean 'teacher'"),
+    (dict(distill=dict(teacher='')), r"quant\.distill\.teacher must be a file, got ''"),
+    (dict(distill=dict(teacher='x', config=3)), r'quant\.distill\.config must be a file, got 3'),
+    (dict(distill=dict(teacher='x', weight=-1)), r'weight must be 0 or more, got -1'),
+    (dict(distill=dict(teacher='x', weight='1')), r"weight must be 0 or more, got '1'"),
+    (dict(distill=dict(teacher='x', temperature=0)), r'temperature must be more than 0, got 0'),
+    (dict(distill=dict(teacher='x', weight=0)), r'weight and features are both 0'),
     (dict(w=32, a=32, decay=dict(start=8)), r'needs a target below 32 bits'),
 ]
 
@@ -77,6 +86,7 @@ def test_a_spec_survives_plain_containers():
             overrides={'backbone.layer4': dict(w=4, a=4)},
             skip=['auxiliary_head'],
             decay=dict(stages=[8, 4, 1], every=[5, 6], rewarm=dict(iters=3, factor=0.2)),
+            distill=dict(teacher='float.pth', features=0.5),
         )
     )
     assert QuantSpec.parse(spec.to_dict()) == spec

@@ -1,0 +1,327 @@
+"""docs/results.md: each table of the paper beside what the ledger holds, and what is still missing."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .ledger import COLLAPSED, Row
+from .runs import Run, camvid
+
+MISSING = 'not run yet'
+PAGES = ('full', 'half')  # 'tiny' proves machinery, not methods
+
+# The paper's own numbers, mean IoU in percent on VOC 2012 unless said.
+TABLE_1 = {'fp32': (69.8, 62.1, '1x'), 'w2a2': (67.0, 60.3, '4.1x'), 'w1a2': (62.8, 57.4, '7.8x')}
+TABLE_2 = {
+    'fp32_conv': ('32-bit, one convolution', 66.4, 3.7),
+    'w2a2_conv': ('2-bit, one convolution', 59.6, 3.7),
+    'w2a2_wide': ('2-bit, twice the channels', 63.3, 7.8),
+    'w2a2': ('2-bit, residual blocks', 67.0, 6.9),
+}
+TABLE_3 = {
+    'w2a2_p2': ('low-bit from the start (P2)', 63.5),
+    'w2a2_p1': ('32-bit FCN (P1)', 65.7),
+    'w2a2_via8': ('8-bit BFCN', 65.8),
+    'w2a2': ('bit-width decay', 67.0),
+}
+TABLE_5 = {
+    'fp32': ('32 / 32', 69.8), 'w8a8': ('8 / 8', 69.8), 'w4a4': ('4 / 4', 68.6),
+    'w3a3': ('3 / 3', 67.4), 'w2a2': ('2 / 2', 65.7), 'w1a4': ('1 / 4', 64.4),
+    'w4a1': ('4 / 1', None), 'w1a2': ('1 / 2', 62.8), 'w1a1': ('1 / 1', None),
+}  # fmt: skip
+DIVERGED = ('w4a1',)
+TABLE_6 = {
+    'w2a2': ('1', 67.0), 'w2a2_rate2': ('2', 66.8), 'w2a2_rate3': ('3', 66.1),
+    'w2a2_via8': ('no decay', 65.8),
+}  # fmt: skip
+# Bits, the run with the plain recipe, with the best one, at most so far below float, the paper's gap.
+TARGETS = (
+    ('8 / 8', 'w8a8', 'w8a8_best', 0.0, 0.0),
+    ('4 / 4', 'w4a4', 'w4a4_best', 0.0, 1.2),
+    ('2 / 2', 'w2a2', 'w2a2_best', 0.3, 2.8),
+    ('1 / 2', 'w1a2', 'w1a2_best', 1.0, 7.0),
+    ('1 / 1', 'w1a1', 'w1a1_best', 4.0, None),
+)
+STEPS = {
+    'w2a2': '2 / 2, plain', 'w2a2_dorefa': "2 / 2, the paper's quantizers",
+    'w1a2': '1 / 2, plain', 'w1a2_dorefa': "1 / 2, the paper's quantizers",
+    'w1a2_long': '1 / 2, bits 8, 4, 2, 1 and a longer last stage',
+    'w1a2_nodecay': '1 / 2, no weight decay', 'w1a2_ema': '1 / 2, averaged weights',
+    'w1a2_steps': "1 / 2, 10 times the rate for activations' steps",
+    'w1a2_adam': '1 / 2, AdamW from the float network on',
+    'fp32_adam': 'float, AdamW for its second half',
+    'w1a2_distill': '1 / 2, scores of the float teacher',
+    'w1a2_features': '1 / 2, scores and features of the teacher',
+    'w1a2_residual8': '1 / 2, shortcuts of 8 bits',
+    'w1a2_best': '1 / 2, longer last stage, no decay, rate, averages, scores',
+    'w1a4': '1 / 4, plain', 'w1a4_best': '1 / 4, all', 'w2a2_best': '2 / 2, all',
+}  # fmt: skip
+SIZES = {'full': '480x360, ResNet-18', 'half': "240x180, half of ResNet-18's width"}
+
+HEAD = """\
+# Results on CamVid
+
+Written by `python tools/results.py` from [{csv}]({link}); nothing here is typed in. [study.md](study.md)
+says how the rows come about. The paper's numbers stand beside ours for the trend alone: they are of
+VOC 2012 and Cityscapes, with ImageNet's weights to begin with. Ours begin with random weights and see
+the 367 training images only; mIoU is of the last weights, in percent, on the 101 validation images
+at 480x360. Every network of a table has trained for as many iterations in all, the float one too.
+`a ± b (n)`: mean and standard deviation of n seeds. The two scales are never mixed. *{missing}*: no row.
+"""
+
+
+def page(rows: Sequence[Row], csv: Path, docs: Path) -> str:
+    """The whole page. docs: the folder that it lies in, looked at for figures."""
+    lines = [HEAD.format(csv=csv.name, link=_link(csv, docs), missing=MISSING)]
+    sections = [scale for scale in PAGES if any(row.scale == scale for row in rows)]
+    if not sections:
+        lines.append('No network has been trained yet: the list of rows is empty.\n')
+    for scale in sections:
+        lines += Section(scale, [row for row in rows if row.scale == scale], docs).lines()
+    return '\n'.join(lines)
+
+
+def _link(csv: Path, docs: Path) -> str:
+    try:
+        return f'../{csv.resolve().relative_to(docs.resolve().parent).as_posix()}'
+    except ValueError:
+        return csv.as_posix()
+
+
+class Section:
+    """The tables of one scale."""
+
+    def __init__(self, scale: str, rows: Sequence[Row], docs: Path) -> None:
+        self.scale, self.docs = scale, docs
+        self.runs: Mapping[str, Run] = camvid(scale)
+        newest = {
+            row.run: row.hash for row in rows
+        }  # of a run whose config changed, the latest one
+        self.rows = {
+            name: [r for r in rows if r.run == name and r.hash == newest[name]] for name in newest
+        }
+
+    def lines(self) -> list[str]:
+        budget = {r.total_iters for name in ('fp32', 'w2a2') for r in self.rows.get(name, ())}
+        iters = ', '.join(f'{n:,}' for n in sorted(budget)) or MISSING
+        commits = ', '.join(sorted({r.commit for rows in self.rows.values() for r in rows}))
+        devices = ', '.join(sorted({r.device for rows in self.rows.values() for r in rows}))
+        return [
+            f'## {self.scale.capitalize()} scale: {SIZES[self.scale]}\n',
+            f'{iters} iterations in all, on {devices}; commits {commits}.\n',
+            *self._targets(),
+            *self._table_1(),
+            *self._table_2(),
+            *self._table_3(),
+            *self._classes(),
+            *self._table_5(),
+            *self._table_6(),
+            *self._steps(),
+            *self._figures(),
+        ]
+
+    def _done(self, name: str) -> list[Row]:
+        return [row for row in self.rows.get(name, ()) if row.status != COLLAPSED]
+
+    def mean(self, name: str, what: str = 'miou') -> float | None:
+        values = [getattr(row, what) for row in self._done(name)]
+        return statistics.fmean(values) if values and None not in values else None
+
+    def spread(self, name: str, what: str = 'miou') -> str:
+        """'61.2 ± 0.3 (3)', or why there is none."""
+        rows = self.rows.get(name, [])
+        if not rows:
+            return MISSING
+        gone = sum(row.status == COLLAPSED for row in rows)
+        values = [getattr(row, what) for row in self._done(name)]
+        values = [value for value in values if value is not None]
+        text = f'diverged ({gone})' if gone else ''
+        if values:
+            deviation = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
+            text = f'{statistics.fmean(values):.2f}{deviation} ({len(values)})' + (
+                f', {text}' if text else ''
+            )
+        return text or '-'
+
+    def change(self, name: str, base: str) -> str:
+        """Mean of name less mean of base, over the seeds that both have."""
+        pairs = self._pairs(name, base)
+        return f'{statistics.fmean(pairs):+.2f}' if pairs else '-'
+
+    def _pairs(self, name: str, base: str) -> list[float]:
+        theirs = {row.seed: row.miou for row in self._done(base)}
+        return [row.miou - theirs[row.seed] for row in self._done(name) if row.seed in theirs]
+
+    def _targets(self) -> list[str]:
+        rows = []
+        for bits, plain, best, allowed, papers in TARGETS:
+            gaps = {name: self._pairs(name, 'fp32') for name in (plain, best)}
+            reached = [statistics.fmean(gap) for gap in gaps.values() if gap]
+            verdict = MISSING if not reached else 'yes' if max(reached) >= -allowed else 'no'
+            rows.append(
+                [bits, _gap(papers), self.change(plain, 'fp32'), self.change(best, 'fp32')]
+                + [f'{-allowed:+.1f}' if allowed else '0', verdict]
+            )
+        header = [
+            'bits w / a',
+            "the paper's change",
+            'ours, plain',
+            'ours, best',
+            'target',
+            'reached',
+        ]
+        note = f'Float: {self.spread("fp32")}.'
+        return _table('Change against float', header, rows, note)
+
+    def _table_1(self) -> list[str]:
+        rows = []
+        for prefix in ('', 'r50_') if any(n.startswith('r50_') for n in self.rows) else ('',):
+            slow = self.mean(prefix + 'fp32', 'ms')
+            for name, (voc, city, speed) in TABLE_1.items():
+                ms, name = self.mean(prefix + name, 'ms'), prefix + name
+                ratio = f'{slow / ms:.1f}x' if slow and ms else MISSING
+                size = self.mean(name, 'bytes')
+                rows.append(
+                    [name, f'{voc} / {city}', speed, self.spread(name)]
+                    + [self.spread(name, 'miou_packed') if self.runs[name].packed else '-', ratio]
+                    + [f'{size / 1e3:,.0f}' if size else '-']
+                )
+        header = ['network', 'paper: VOC / Cityscapes', 'paper: speed-up', 'mIoU', 'mIoU, packed']
+        header += ['speed-up', 'kB']
+        note = (
+            'Speed-up: PyTorch float32 over the packed file in C, one image, one core, same machine, '
+            'where both were timed. kB: of the packed file, of all weights for float.'
+        )
+        return _table('Table 1: summary', header, rows, note)
+
+    def _table_2(self) -> list[str]:
+        rows = []
+        for name, (what, paper, ops) in TABLE_2.items():
+            macs = self.mean(name, 'head_macs')
+            rows.append([what, paper, ops, self.spread(name), f'{macs / 1e9:.3f}' if macs else '-'])
+        header = ['reconstruction', 'paper', 'paper: GOps', 'mIoU', 'G MACs of the head']
+        return _table('Table 2: reconstruction', header, rows, self._order(TABLE_2))
+
+    def _table_3(self) -> list[str]:
+        rows = [[what, paper, self.spread(name)] for name, (what, paper) in TABLE_3.items()]
+        note = 'No 2-bit classifier is to be had here: P2 trains 2 bits from random weights. '
+        return _table(
+            'Table 3: routes to 2 bits', ['from', 'paper', 'mIoU'], rows,
+            note + self._order(TABLE_3),
+        )  # fmt: skip
+
+    def _classes(self) -> list[str]:
+        names = [name for name in ('fp32', 'w4a4', 'w2a2', 'w1a2') if self._done(name)]
+        classes = list(dict.fromkeys(c for n in names for row in self._done(n) for c in row.iou))
+        rows = []
+        for name in names:
+            done = self._done(name)
+            means = [statistics.fmean([r.iou[c] for r in done if c in r.iou]) for c in classes]
+            rows.append([name, f'{self.mean(name):.1f}', *(f'{value:.1f}' for value in means)])
+        title = 'Tables 4 and 7: class by class'
+        if not rows:
+            return [f'### {title}\n', f'{MISSING.capitalize()}.\n']
+        return _table(title, ['network', 'mean', *classes], rows, self._hard_classes(classes))
+
+    def _hard_classes(self, classes: Sequence[str]) -> str:
+        """Whether the classes that are hard for float lose most, as the paper says."""
+        hard, easy = [], []
+        both = self._done('fp32'), self._done('w1a2')
+        if not all(both):
+            return ''
+        full, low = (
+            {c: statistics.fmean(r.iou[c] for r in rows if c in r.iou) for c in classes}
+            for rows in both
+        )
+        ranked = sorted(classes, key=full.get)
+        half = len(ranked) // 2
+        for part, names in ((hard, ranked[:half]), (easy, ranked[-half:])):
+            part += [low[c] - full[c] for c in names]
+        hard_mean, easy_mean = statistics.fmean(hard), statistics.fmean(easy)
+        holds = 'holds' if hard_mean < easy_mean else 'does not hold'
+        return (
+            f'At 1 / 2 bits the {half} hardest classes change by {hard_mean:+.1f}, the {half} easiest by '
+            f'{easy_mean:+.1f}: that hard classes lose most {holds} here.'
+        )
+
+    def _table_5(self) -> list[str]:
+        rows = []
+        for name, (bits, paper) in TABLE_5.items():
+            said = 'diverges' if name in DIVERGED else '-' if paper is None else paper
+            bitops = self.mean(name, 'bitops')
+            rows.append(
+                [
+                    bits,
+                    said,
+                    self.spread(name),
+                    self.change(name, 'fp32'),
+                    self.spread(name, 'miou_packed'),
+                ]
+                + [f'{bitops / 1e9:.2f}' if bitops else '-']
+            )
+        header = ['bits w / a', 'paper', 'mIoU', 'to float', 'mIoU, packed', 'G bit-ops']
+        return _table('Table 5: bits', header, rows, self._order(TABLE_5))
+
+    def _table_6(self) -> list[str]:
+        rows = [[rate, paper, self.spread(name)] for name, (rate, paper) in TABLE_6.items()]
+        return _table(
+            'Table 6: rate of decay, to 2 bits', ['rate', 'paper', 'mIoU'], rows,
+            self._order(TABLE_6),
+        )  # fmt: skip
+
+    def _steps(self) -> list[str]:
+        rows = []
+        for name, what in STEPS.items():
+            base = name.split('_')[0]  # w1a2 of w1a2_ema
+            gain = '-' if name == base else self.change(name, base)
+            rows.append([what, self.spread(name), gain])
+        note = 'Change: of the mean over the seeds that both have, against the plain recipe.'
+        return _table('What each step of the recipe brings', ['1 / 2 bits unless said', 'mIoU', 'change'],
+                      rows, note)  # fmt: skip
+
+    def _figures(self) -> list[str]:
+        lines = []
+        for title, name in (
+            ('Figure 3: training loss by where 2 bits start from', 'fig3'),
+            ('Figure 4: image, truth, float, 2 and 1-2 bits', 'fig4'),
+        ):
+            file = Path('results') / f'{self.scale}_{name}.png'
+            there = (self.docs / file).exists()
+            text = f'![{title}]({file.as_posix()})' if there else f'{MISSING.capitalize()}.'
+            lines += [f'### {title}\n', f'{text}\n']
+        return lines
+
+    def _order(self, table: Mapping[str, tuple]) -> str:
+        """Whether ours rank as the paper's do, where both have a number."""
+        pairs = [
+            (self.mean(name), cells[-2 if table is TABLE_2 else -1])
+            for name, cells in table.items()
+        ]
+        pairs = [(ours, paper) for ours, paper in pairs if ours is not None and paper is not None]
+        if len(pairs) < 2:
+            return ''
+        agree = total = 0
+        for i, (ours, paper) in enumerate(pairs):
+            for other, others in pairs[:i]:
+                if paper != others:
+                    total += 1
+                    agree += (ours > other) == (paper > others)
+        return (
+            f'Of {total} pairs of rows with both numbers, {agree} rank as in the paper.'
+            if total
+            else ''
+        )
+
+
+def _gap(value: float | None) -> str:
+    return '-' if value is None else f'{-value:+.1f}' if value else '0'
+
+
+def _table(
+    title: str, header: Sequence[str], rows: Sequence[Sequence], note: str = ''
+) -> list[str]:
+    lines = [f'### {title}\n', f'| {" | ".join(header)} |', f'|{"---|" * len(header)}']
+    lines += [f'| {" | ".join(str(cell) for cell in row)} |' for row in rows]
+    return [*lines, '', *([f'{note.strip()}\n'] if note.strip() else [])]

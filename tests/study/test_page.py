@@ -1,0 +1,105 @@
+"""The page says what the rows hold, and what is missing; it makes nothing up."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from bfcn_mm.study.ledger import COLLAPSED, Row
+from bfcn_mm.study.page import MISSING, page
+
+CLASSES = ('sky', 'building', 'road', 'sign')
+
+
+def row(run, seed, miou, scale='half', **more):
+    iou = {name: miou + offset for name, offset in zip(CLASSES, (20, 5, -5, -20), strict=True)}
+    return Row(run, seed, scale, 'h', miou=miou, total_iters=6000, iou=iou, device='cpu', **more)
+
+
+@pytest.fixture
+def text(tmp_path):
+    def write(*rows):
+        return page(rows, tmp_path / 'results/camvid.csv', tmp_path / 'docs')
+
+    return write
+
+
+def cells(text, title, first):
+    """The row of a table by its first cell."""
+    section = text.split(f'### {title}')[1].split('###')[0]
+    line = next(line for line in section.splitlines() if line.startswith(f'| {first} |'))
+    return [cell.strip() for cell in line.strip('|').split('|')]
+
+
+def test_without_rows_it_says_so_plainly(text):
+    said = text()
+    assert 'No network has been trained yet' in said
+    assert '###' not in said
+
+
+def test_tiny_runs_reach_no_page(text):
+    assert text(row('fp32', 0, 50.0, 'tiny')) == text()
+
+
+def test_means_spreads_and_gaps(text):
+    rows = [row('fp32', s, m) for s, m in enumerate((60.0, 61.0, 62.0))]
+    rows += [row('w2a2', s, m, miou_packed=m) for s, m in enumerate((59.9, 60.9))]
+    said = text(*rows)
+    assert cells(said, 'Table 5', '32 / 32')[1:4] == ['69.8', '61.00 ± 1.00 (3)', '+0.00']
+    assert cells(said, 'Table 5', '2 / 2')[1:4] == ['65.7', '60.40 ± 0.71 (2)', '-0.10']
+    assert cells(said, 'Table 5', '8 / 8')[2:] == [MISSING, '-', MISSING, '-']
+    assert cells(said, 'Change against float', '2 / 2') == [
+        '2 / 2', '-2.8', '-0.10', '-', '-0.3', 'yes',
+    ]  # fmt: skip
+    assert cells(said, 'Change against float', '1 / 1')[-1] == MISSING
+    assert 'link' not in said
+    assert '[camvid.csv](../results/camvid.csv)' in said
+
+
+def test_scales_are_never_mixed(text):
+    said = text(row('fp32', 0, 50.0), row('fp32', 0, 70.0, 'full'))
+    full, half = said.split('## Full scale')[1].split('## Half scale')
+    assert '70.00 (1)' in full
+    assert '50.00' not in full
+    assert '50.00 (1)' in half
+    assert '70.00' not in half
+
+
+def test_a_collapsed_run_is_said_to_have_diverged(text):
+    said = text(row('fp32', 0, 60.0), Row('w4a1', 0, 'half', 'h', status=COLLAPSED))
+    assert cells(said, 'Table 5', '4 / 1')[1:4] == ['diverges', 'diverged (1)', '-']
+
+
+def test_a_run_whose_config_changed_counts_by_its_latest(text):
+    old = row('fp32', 0, 10.0)
+    said = text(old, dataclasses.replace(old, hash='new', miou=60.0))
+    assert cells(said, 'Table 5', '32 / 32')[2] == '60.00 (1)'
+
+
+def test_classes_and_whether_the_papers_finding_holds(text):
+    low = dataclasses.replace(row('w1a2', 0, 50.0), iou=dict(sky=80, building=64, road=40, sign=10))
+    said = text(row('fp32', 0, 60.0), low)
+    assert cells(said, 'Tables 4 and 7', 'w1a2') == ['w1a2', '50.0', '80.0', '64.0', '40.0', '10.0']
+    assert 'the 2 hardest classes change by -22.5, the 2 easiest by -0.5' in said
+    assert 'that hard classes lose most holds here' in said
+
+
+def test_the_speed_up_needs_both_times(text):
+    slow, fast = row('fp32', 0, 60.0, ms=80.0), row('w1a2', 0, 55.0, ms=10.0, bytes=400_000)
+    assert cells(text(slow, fast), 'Table 1', 'w1a2')[-2:] == ['8.0x', '400']
+    assert cells(text(row('fp32', 0, 60.0), fast), 'Table 1', 'w1a2')[-2] == MISSING
+
+
+def test_every_row_has_as_many_cells_as_its_header(text):
+    said = text(row('fp32', 0, 60.0), row('w1a2', 0, 55.0))
+    for table in re.findall(r'(?:^\|.*\|\n)+', said, re.MULTILINE):
+        assert len({line.count('|') for line in table.splitlines()}) == 1
+
+
+def test_figures_are_shown_where_they_lie(tmp_path):
+    (tmp_path / 'results').mkdir()
+    (tmp_path / 'results/half_fig3.png').touch()
+    said = page([row('fp32', 0, 60.0)], Path('x.csv'), tmp_path)
+    assert '(results/half_fig3.png)' in said
+    assert 'fig4.png' not in said
