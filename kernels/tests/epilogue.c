@@ -1,5 +1,5 @@
 /* Every backend's epilogue, through float32 and through thresholds, against the portable one: the
- * same codes, and padding channels that stay 0 whatever their sums hold. */
+ * same scores or codes, and padding channels that stay 0 whatever their sums hold. */
 #include "conv_plan.h"
 
 #include <stdio.h>
@@ -19,7 +19,7 @@ struct layer {
   float scale[MOST_CHANNELS], bias[MOST_CHANNELS], addends[256];
   uint16_t sums[PIXELS * MOST_CHANNELS];
   int32_t box[PIXELS];
-  uint8_t residual[PIXELS * MOST_CHANNELS / 4];
+  uint8_t residual[PIXELS * MOST_CHANNELS];
 };
 
 static uint32_t next(void) {
@@ -30,8 +30,12 @@ static uint32_t next(void) {
   return (uint32_t)(state >> 32);
 }
 
-static size_t plane_bytes(const struct layer *l, unsigned bits) {
-  return (size_t)PIXELS * bits * l->conv.padded / 8;
+/* Of the output: scores, planes, or a byte a code. */
+static size_t out_bytes(const struct layer *l) {
+  const size_t pixel = l->bits == 0   ? 4ul * l->channels
+                       : l->bits <= 4 ? l->bits * l->conv.padded / 8
+                                      : l->channels;
+  return PIXELS * pixel;
 }
 
 /* acc = 2 * sum - box spans -BOUND..BOUND; every third channel falls; some are denormal. */
@@ -42,7 +46,7 @@ static void fill(struct layer *l) {
     if (c % 7 == 3) l->scale[c] *= 0x1p-120f; /* denormal: flushed to 0 by some vector units */
     if (c % 14 == 3) l->bias[c] *= 0x1p-140f;
   }
-  for (unsigned code = 0; code < 4; code++) l->addends[code] = 0.37f * code;
+  for (unsigned code = 0; code < 256; code++) l->addends[code] = 0.37f * (float)(code % 16);
   uint16_t garbage = 0;
   for (unsigned p = 0; p < PIXELS; p++) {
     l->box[p] = (int32_t)(next() % BOUND);
@@ -58,7 +62,7 @@ static int plan(struct layer *l) {
   l->kernel.sum_bits = 16;
   l->term.bound = BOUND;
   l->planned = (struct conv_term){.kernel = &l->kernel, .term = &l->term, .scale = l->scale};
-  l->op.out = (struct value){BFCN_CODES, l->channels, l->bits, 0};
+  l->op.out = (struct value){l->bits ? BFCN_CODES : BFCN_SCORES, l->channels, l->bits, 0};
   l->op.term_count = 1;
   l->op.residual_count = l->residual_bits > 0;
   l->conv = (struct conv){.op = &l->op,
@@ -68,7 +72,9 @@ static int plan(struct layer *l) {
                           .bias = l->bias,
                           .addends = l->addends};
   fill(l);
-  return find_thresholds(&l->conv, l->residual_bits ? &residual : NULL) && l->conv.thresholds;
+  const int possible = l->bits >= 1 && l->bits <= 2 && l->residual_bits <= 2;
+  return find_thresholds(&l->conv, l->residual_bits ? &residual : NULL) &&
+         !l->conv.thresholds == !possible;
 }
 
 static uint8_t *run(const struct layer *l, const struct backend *backend, int thresholds) {
@@ -80,8 +86,8 @@ static uint8_t *run(const struct layer *l, const struct backend *backend, int th
                                      .box = l->box,
                                      .scale = l->scale};
   const struct epilogue_residual residual = {l->residual, l->residual_bits, l->addends};
-  uint8_t *out = malloc(plane_bytes(l, l->bits));
-  memset(out, 0xa5, plane_bytes(l, l->bits));
+  uint8_t *out = malloc(out_bytes(l));
+  memset(out, 0xa5, out_bytes(l));
   const struct epilogue e = {.pixels = PIXELS,
                              .channels = l->channels,
                              .all_channels = l->channels,
@@ -101,14 +107,14 @@ static uint8_t *run(const struct layer *l, const struct backend *backend, int th
 static int test(unsigned channels, unsigned bits, unsigned residual_bits) {
   struct layer *l = calloc(1, sizeof *l);
   *l = (struct layer){.channels = channels, .bits = bits, .residual_bits = residual_bits};
-  if (!plan(l)) return printf("%u channels: no thresholds\n", channels), 1;
+  if (!plan(l)) return printf("%u channels: thresholds amiss\n", channels), 1;
   int failed = 0;
   uint8_t *expected = run(l, &bfcn_backend_portable, 0);
   for (int isa = ISA_PORTABLE + 1; isa <= (int)bfcn_best_isa(); isa++)
-    for (int thresholds = 0; thresholds < 2; thresholds++) {
+    for (int thresholds = 0; thresholds < 1 + (l->conv.thresholds != NULL); thresholds++) {
       const struct backend *backend = bfcn_backend((enum isa)isa);
       uint8_t *got = run(l, backend, thresholds);
-      if (memcmp(got, expected, plane_bytes(l, bits))) {
+      if (memcmp(got, expected, out_bytes(l))) {
         printf("%s, %s: codes differ at %u channels, %u bits, residual of %u bits\n", backend->name,
                thresholds ? "thresholds" : "float32", channels, bits, residual_bits);
         failed = 1;
@@ -123,12 +129,12 @@ static int test(unsigned channels, unsigned bits, unsigned residual_bits) {
 }
 
 int main(void) {
-  static const unsigned channels[] = {1, 19, 63, 64, 65, 130};
+  static const unsigned channels[] = {1, 19, 63, 64, 65, 130}, bits[] = {0, 1, 2, 3, 4, 5, 8};
   int failures = 0, tested = 0;
   for (size_t i = 0; i < sizeof channels / sizeof *channels; i++)
-    for (unsigned bits = 1; bits <= 2; bits++)
-      for (unsigned residual = 0; residual <= 2; residual++, tested++)
-        failures += test(channels[i], bits, residual);
+    for (size_t b = 0; b < sizeof bits / sizeof *bits; b++)
+      for (size_t r = 0; r < sizeof bits / sizeof *bits; r++, tested++)
+        failures += test(channels[i], bits[b], bits[r]);
   printf("%d epilogues against %s\n", tested, bfcn_isas());
   return failures != 0;
 }

@@ -303,11 +303,98 @@ TILE block(const struct epilogue *e, unsigned c, const unsigned bits, const int 
   }
 }
 
+/* Addends of 8 channels of pixel p, by their codes. */
+static inline __m256 residual_addend(const struct epilogue_residual *r, const struct epilogue *e,
+                                     size_t p, unsigned channel) {
+  if (r->bits > 4) {
+    const uint8_t *codes = (const uint8_t *)r->codes + p * e->all_channels + channel;
+    const __m256i code = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)codes));
+    return _mm256_i32gather_ps(r->addend, code, 4);
+  }
+  const size_t plane = (e->all_channels + 63) / 64 * 8;
+  const uint8_t *planes = (const uint8_t *)r->codes + p * r->bits * plane + channel / 8;
+  const __m256i select = _mm256_set_epi32(128, 64, 32, 16, 8, 4, 2, 1);
+  __m256i code = _mm256_setzero_si256();
+  for (unsigned b = 0; b < r->bits; b++) {
+    const __m256i bits = _mm256_and_si256(_mm256_set1_epi32(planes[b * plane]), select);
+    const __m256i set = _mm256_cmpeq_epi32(bits, select);
+    code = _mm256_or_si256(code, _mm256_and_si256(set, _mm256_set1_epi32(1 << b)));
+  }
+  const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(r->addend), code);
+  if (r->bits < 4) return low;
+  const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(r->addend + 8), code);
+  return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(code, 28)));
+}
+
+/* 8 lanes, whatever the terms and residuals. */
+static inline __m256 any_pre_activation(const struct epilogue *e, size_t p, unsigned c) {
+  const unsigned channel = e->first + c;
+  __m256 t = _mm256_loadu_ps(e->bias + channel);
+  for (unsigned i = 0; i < e->terms; i++) {
+    const struct epilogue_term *term = &e->term[i];
+    const __m256i offset = term->offset
+                               ? _mm256_loadu_si256((const __m256i *)(term->offset + channel))
+                               : _mm256_setzero_si256();
+    const __m256 scale = _mm256_loadu_ps(term->scale + channel);
+    t = _mm256_add_ps(t, product_of(term, (int)term->sum_bits, p, c, offset, scale));
+  }
+  for (unsigned i = 0; i < e->residuals; i++)
+    t = _mm256_add_ps(t, residual_addend(&e->residual[i], e, p, channel));
+  return t;
+}
+
+/* clip(floor(t + 0.5), 0, top): truncation of what is not negative. */
+static inline __m256i to_codes(__m256 t, unsigned bits) {
+  const __m256 u = _mm256_add_ps(t, _mm256_set1_ps(0.5f));
+  const __m256 top = _mm256_set1_ps((float)((1u << bits) - 1));
+  return _mm256_cvttps_epi32(_mm256_min_ps(_mm256_max_ps(u, _mm256_setzero_ps()), top));
+}
+
+static inline uint64_t bytes_of_lanes(__m256i codes) {
+  const __m128i words =
+      _mm_packus_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
+  return (uint64_t)_mm_cvtsi128_si64(_mm_packus_epi16(words, words));
+}
+
+/* Channels c..c + left - 1 of pixel p, at most a word of them. */
+static void any_word(const struct epilogue *e, size_t p, unsigned c, unsigned left) {
+  const size_t words = (e->all_channels + 63) / 64, at = p * e->all_channels + e->first + c;
+  uint64_t planes[4] = {0};
+  for (unsigned q = 0; q < left; q += 8) {
+    const __m256 t = any_pre_activation(e, p, c + q);
+    const unsigned some = left - q < 8 ? left - q : 8;
+    if (e->bits == 0) {
+      memcpy((float *)e->out + at + q, &t, 4 * some);
+      continue;
+    }
+    const __m256i codes = to_codes(t, e->bits);
+    if (e->bits > 4) {
+      const uint64_t bytes = bytes_of_lanes(codes);
+      memcpy((uint8_t *)e->out + at + q, &bytes, some);
+      continue;
+    }
+    for (unsigned b = 0; b < e->bits; b++) {
+      const __m256i bit = _mm256_slli_epi32(codes, 31 - (int)b);
+      planes[b] |= (uint64_t)_mm256_movemask_ps(_mm256_castsi256_ps(bit)) << q;
+    }
+  }
+  if (e->bits == 0 || e->bits > 4) return;
+  const uint64_t inside = left < 64 ? (1ull << left) - 1 : ~0ull;
+  for (unsigned b = 0; b < e->bits; b++)
+    ((uint64_t *)e->out)[(p * e->bits + b) * words + (e->first + c) / 64] = planes[b] & inside;
+}
+
+static void any_epilogue(const struct epilogue *e) {
+  for (size_t p = 0; p < e->pixels; p++)
+    for (unsigned c = 0; c < e->channels; c += 64)
+      any_word(e, p, c, e->channels - c < 64 ? e->channels - c : 64);
+}
+
 static void epilogue(const struct epilogue *e) {
   const unsigned sum_bits = e->term[0].sum_bits;
   if (e->bits > 2 || e->residuals || e->terms > 2 || (e->bits && e->channels % 64) ||
       (e->terms == 2 && e->term[1].sum_bits != sum_bits)) {
-    bfcn_backend_portable.epilogue(e);
+    any_epilogue(e);
     return;
   }
   for (unsigned c = 0; c < e->channels; c += 8) switch (e->bits * 2 + (sum_bits == 32)) {
