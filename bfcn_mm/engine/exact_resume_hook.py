@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ import torch
 import torch.distributed as dist
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import IterBasedTrainLoop, Runner, find_latest_checkpoint
+from mmengine.runner.checkpoint import _load_checkpoint
 from mmseg.registry import HOOKS
 
 
@@ -35,6 +37,23 @@ class ExactResumeHook(Hook):
         self._interrupted = False
         self._idle = False  # between iterations: the state is that of a checkpoint
         self._previous: Any = None
+
+    def before_run(self, runner: Runner) -> None:
+        """Let --resume go on where this work_dir stopped.
+
+        A quantized run mostly has a `load_from`, which mmengine would resume instead: the float run's
+        end. One outside work_dir is where the run began, unless nothing else is there to go on from.
+        """
+        start = runner._load_from
+        if not runner._resume or start is None or _lies_in(start, runner.work_dir):
+            return
+        latest = find_latest_checkpoint(runner.work_dir)
+        if latest is not None:
+            runner.logger.info(f'--resume: going on from {latest}, not from load_from={start}')
+            runner._load_from = None
+        elif not _holds_quantizers(start):
+            runner.logger.info(f'--resume: nothing to go on from in {runner.work_dir}, starting')
+            runner._resume = False
 
     def before_train(self, runner: Runner) -> None:
         loop = runner.train_loop
@@ -103,6 +122,15 @@ class ExactResumeHook(Hook):
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
             self._previous = None
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    return Path(path).resolve().is_relative_to(Path(folder).resolve())
+
+
+def _holds_quantizers(checkpoint: str) -> bool:
+    state = _load_checkpoint(checkpoint, map_location='cpu')
+    return any('_quant.' in name for name in state.get('state_dict', state))
 
 
 class _SeededIterator:

@@ -39,6 +39,24 @@ def test_every_iteration_is_a_place_to_resume(one_run, trained, assert_same_stat
     assert checkpoint['message_hub']['runtime_info']['iter'] == 6
 
 
+def test_resume_goes_on_in_work_dir_and_not_from_where_the_run_began(
+    trained, tmp_path, assert_same_state
+):
+    trained(2)
+    began = str(tmp_path / 'float.pth')
+    (tmp_path / 'work/iter_2.pth').rename(began)
+    (tmp_path / 'work/last_checkpoint').unlink()
+    checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=3)
+    settings = dict(quant=QUANT, load_from=began, default_hooks=dict(checkpoint=checkpoint))
+    runner, state = trained(ITERS, resume=True, **settings)
+    bits = runner.message_hub.get_scalar('train/w_bits').data[0]
+    assert len(bits) == ITERS, 'it went on from the float run'
+    (tmp_path / 'work/last_checkpoint').write_text(str(tmp_path / 'work/iter_3.pth'))
+    runner, resumed = trained(ITERS, resume=True, **settings)
+    assert runner._load_from is None
+    assert_same_state(state, resumed)
+
+
 def start(config, *arguments):
     return subprocess.Popen(
         command(TOOLS / 'train.py', config, *arguments),
