@@ -50,7 +50,7 @@ static int chosen(const struct layer *l, enum isa isa, const char *name) {
 /* Of the whole layer: MAC/cycle that the inner loop alone would reach. */
 static double layer_ceiling(const struct gemm_kernel *k, const struct layer *l, double ghz) {
   const double plane = ceiling(k, ghz);
-  if (k->form == FORM_INT8) return plane;
+  if (!k->pass_planes) return plane;
   const unsigned passes = (l->activation_bits + k->pass_planes - 1) / k->pass_planes;
   return plane / (l->weight_bits * passes * (k->form == FORM_BITS ? k->pass_planes : 1));
 }
