@@ -48,14 +48,13 @@ STEPS = {
     'w2a2': '2 / 2, plain', 'w2a2_dorefa': "2 / 2, the paper's quantizers",
     'w1a2': '1 / 2, plain', 'w1a2_dorefa': "1 / 2, the paper's quantizers",
     'w1a2_long': '1 / 2, bits 8, 4, 2, 1 and a longer last stage',
-    'w1a2_nodecay': '1 / 2, no weight decay', 'w1a2_ema': '1 / 2, averaged weights',
-    'w1a2_steps': "1 / 2, 10 times the rate for activations' steps",
-    'w1a2_adam': '1 / 2, AdamW from the float network on',
-    'fp32_adam': 'float, AdamW for its second half',
+    'w1a2_ema': '1 / 2, averaged weights', 'w1a2_slow': '1 / 2, a third of the learning rate',
+    'fp32_sgd': 'float, SGD for its second half', 'w1a2_sgd': '1 / 2, SGD from the float network on',
+    'w1a2_sgd_steps': "1 / 2, SGD, 10 times the rate for activations' steps",
     'w1a2_distill': '1 / 2, scores of the float teacher',
     'w1a2_features': '1 / 2, scores and features of the teacher',
     'w1a2_residual8': '1 / 2, shortcuts of 8 bits',
-    'w1a2_best': '1 / 2, longer last stage, no decay, rate, averages, scores',
+    'w1a2_best': '1 / 2, longer last stage, averages, scores',
     'w1a4': '1 / 4, plain', 'w1a4_best': '1 / 4, all', 'w2a2_best': '2 / 2, all',
 }  # fmt: skip
 SIZES = {'full': '480x360, ResNet-18', 'half': "240x180, half of ResNet-18's width"}

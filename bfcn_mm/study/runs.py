@@ -124,10 +124,10 @@ def _network(prefix: str, scale: Scale, tables: tuple[str, ...]) -> list[Run]:
         run('w2a2_dorefa', 'recipe', **bits(2, 2, method='dorefa')),
         run('w1a2_dorefa', 'recipe', **bits(1, 2, method='dorefa')),
         run('w1a2_long', 'recipe', quant=_recipe(1, 2, n, distill=None)),
-        run('w1a2_nodecay', 'recipe', options=_NO_DECAY, **bits(1, 2)),
-        run('w1a2_steps', 'recipe', options=_FAST_STEPS, **bits(1, 2)),
-        run('fp32_adam', 'recipe', options=_ADAM),
-        run('w1a2_adam', 'recipe', options=_ADAM, **bits(1, 2)),
+        run('w1a2_slow', 'recipe', options=_SLOW, **bits(1, 2)),
+        run('fp32_sgd', 'recipe', options=_SGD),
+        run('w1a2_sgd', 'recipe', options=_SGD, **bits(1, 2)),
+        run('w1a2_sgd_steps', 'recipe', options=_SGD | _FAST_STEPS, **bits(1, 2)),
         run('w1a2_ema', 'recipe', custom_hooks=_ema(n), **bits(1, 2)),
         run('w1a2_distill', 'recipe', teacher='fp32', **bits(1, 2, distill=dict(_LOGITS))),
         run('w1a2_features', 'recipe', teacher='fp32', **bits(1, 2, distill=dict(_FEATURES))),
@@ -137,7 +137,6 @@ def _network(prefix: str, scale: Scale, tables: tuple[str, ...]) -> list[Run]:
                 f'w{w}a{a}_best',
                 'recipe',
                 teacher='fp32',
-                options=_NO_DECAY | _FAST_STEPS,
                 custom_hooks=_ema(n),
                 quant=_recipe(w, a, n, dict(_LOGITS)),
             )
@@ -154,11 +153,13 @@ _FAST_STEPS = {
         custom_keys={name: dict(lr_mult=10.0) for name in ('quants', 'input_quant')}
     )
 }
-_ADAM = {
-    'optim_wrapper.optimizer': dict(_delete_=True, type='AdamW', lr=0.001, weight_decay=0.0),
-    'param_scheduler.0.eta_min': 1e-5,
+_SGD = {
+    'optim_wrapper.optimizer': dict(
+        _delete_=True, type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0005
+    ),
+    'param_scheduler.0.eta_min': 1e-4,
 }
-_NO_DECAY = {'optim_wrapper.optimizer.weight_decay': 0.0}
+_SLOW = {'optim_wrapper.optimizer.lr': 0.001}
 
 
 def _ema(iters: int) -> list[dict]:
