@@ -18,7 +18,8 @@ _SMALLEST_STEP = 1e-6
 class ActivationQuantizer(Quantizer):
     """Values (q - zero_point) * step, q = clip(floor(x / step + zero_point + 0.5), 0, 2**bits - 1).
 
-    method='lsq' learns the step by gradient (Esser et al., 2020); 'dorefa' keeps the calibrated bound
+    method='lsq' learns the step by gradient, scaled by 1 / sqrt(features of one image * (2**bits - 1))
+    (Esser et al., 2020, section 2.2); 'dorefa' keeps the calibrated bound
     step * (2**bits - 1), the paper's [0, 1] scaled (Zhou et al., 2016, eq. 12). Unsigned: zero_point
     is 0. Signed (after GELU, LayerNorm or no activation): an integer zero_point, fixed at calibration.
 
@@ -58,7 +59,7 @@ class ActivationQuantizer(Quantizer):
         if not self.initialized and not self._place_on_first_batch(x):
             return x
         high = 2**self.bits - 1
-        scale = 1 / math.sqrt(max(1, x.numel() * high))
+        scale = 1 / math.sqrt(max(1, x.shape[1:].numel() * high))
         zero_point = self._zero_point if self.signed else None
         step = self.step.clamp(min=_SMALLEST_STEP)
         return quantize_activation(x, step, zero_point, self.bits, scale)

@@ -51,13 +51,14 @@ def hard_values(bits, step, zero_point):
 def test_forward_and_gradients_of_each_element(bits, signed, method):
     zero_point = 2 ** (bits - 1) - 1 if signed else 0
     quantizer = make(bits, signed, method, zero_point=zero_point)
-    x = hard_values(bits, 0.25, zero_point).requires_grad_()
+    one = hard_values(bits, 0.25, zero_point)
+    x = torch.stack([one, -one, one + 1]).requires_grad_()  # a batch of three
     y = quantizer(x)
-    weights = torch.linspace(-1, 2, x.numel())
+    weights = torch.linspace(-1, 2, x.numel()).view_as(x)
     (y * weights).sum().backward()
-    scale = 1 / math.sqrt(x.numel() * (2**bits - 1))
-    rows = [oracle(v, 0.25, zero_point, bits, scale) for v in x.tolist()]
-    codes, values, dx, dstep = map(np.array, zip(*rows, strict=True))
+    scale = 1 / math.sqrt(one.numel() * (2**bits - 1))
+    rows = [oracle(v, 0.25, zero_point, bits, scale) for v in x.flatten().tolist()]
+    codes, values, dx, dstep = (np.array(c).reshape(x.shape) for c in zip(*rows, strict=True))
     np.testing.assert_array_equal(quantizer.codes(x).numpy(), codes)
     np.testing.assert_array_equal(y.detach().numpy(), values)
     np.testing.assert_array_equal(x.grad.numpy(), (weights.numpy() * dx).astype(F32))
