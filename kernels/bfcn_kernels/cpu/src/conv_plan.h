@@ -7,7 +7,7 @@
 /* A block of pixels is expanded, multiplied and finished together: at most BLOCK_PIXELS, fewer
  * where whole rows would take more scratch than BLOCK_BYTES, which a core's own caches hold. A tile
  * may pass its end by TILE_PIXELS. */
-enum { BLOCK_PIXELS = 128, LEAST_PIXELS = 32, TILE_PIXELS = 16, BLOCK_BYTES = 96 << 10 };
+enum { BLOCK_PIXELS = 128, LEAST_PIXELS = 24, TILE_PIXELS = 8, BLOCK_BYTES = 96 << 10 };
 enum { LANES = 64, LEAST_BLOCK_LANES = 128 };
 
 /* A step of a form: its channels, the bytes of one output's weights, and the bytes of an activation

@@ -115,24 +115,48 @@ static void resize_nearest(const struct rows *r, unsigned row, float *out) {
   }
 }
 
-void resize_scores(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
-  const size_t line_floats = (size_t)r->out.width * r->to.channels;
-  float *out = (float *)r->s->slots[r->value].data + row * line_floats;
-  struct row_pair pair = {{(float *)scratch, (float *)scratch + line_floats},
-                          {UINT32_MAX, UINT32_MAX}};
-  for (; row < end; row++, out += line_floats) {
-    if (r->op->mode == MODE_NEAREST) {
-      resize_nearest(r, row, out);
-      continue;
-    }
-    const struct blend y = blend(r->op->mode, r->in.height, r->out.height, row);
-    hold(&pair, r, y, resize_line, NULL);
-    bfcn_backend(r->s->isa)->lerp(pair.line[0], pair.line[1], y.weight, line_floats, out);
+/* One row of a resize of scores. */
+static void resize_row(const struct rows *r, struct row_pair *pair, unsigned row, float *out) {
+  if (r->op->mode == MODE_NEAREST) {
+    resize_nearest(r, row, out);
+    return;
   }
+  const struct blend y = blend(r->op->mode, r->in.height, r->out.height, row);
+  const size_t floats = (size_t)r->out.width * r->to.channels;
+  hold(pair, r, y, resize_line, NULL);
+  bfcn_backend(r->s->isa)->lerp(pair->line[0], pair->line[1], y.weight, floats, out);
+}
+
+static struct row_pair empty_pair(const struct rows *r, uint8_t *scratch) {
+  float *lines = (float *)scratch;
+  return (struct row_pair){{lines, lines + (size_t)r->out.width * r->to.channels},
+                           {UINT32_MAX, UINT32_MAX}};
+}
+
+void resize_scores(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
+  const size_t floats = (size_t)r->out.width * r->to.channels;
+  float *out = (float *)r->s->slots[r->value].data + row * floats;
+  struct row_pair pair = empty_pair(r, scratch);
+  for (; row < end; row++, out += floats) resize_row(r, &pair, row, out);
 }
 
 uint64_t resize_scores_scratch(const struct rows *r) {
-  return 8ull * r->out.width * r->to.channels;
+  return r->op->mode == MODE_NEAREST ? 0 : 8ull * r->out.width * r->to.channels;
+}
+
+void add_resized(const struct rows *r, const float *other, float *out, unsigned row, unsigned end,
+                 uint8_t *scratch) {
+  const size_t floats = (size_t)r->out.width * r->to.channels;
+  float *resized = (float *)scratch;
+  struct row_pair pair = empty_pair(r, scratch + floats * sizeof *resized);
+  for (; row < end; row++, out += floats, other += floats) {
+    resize_row(r, &pair, row, resized);
+    for (size_t i = 0; i < floats; i++) out[i] = resized[i] + other[i];
+  }
+}
+
+uint64_t add_resized_scratch(const struct rows *r) {
+  return 4ull * r->out.width * r->to.channels + resize_scores_scratch(r);
 }
 
 /* What argmax_line needs: the blends along x, and room for a source row, [channels][stride]. */
