@@ -74,7 +74,7 @@ def test_residual_network_equals_oracle(tmp_path, w, a):
 
 
 @pytest.mark.parametrize('mode', RESIZE_MODES)
-@pytest.mark.parametrize('classes', [1, 19])
+@pytest.mark.parametrize('classes', [1, 19, 97])
 def test_scores_are_interpolated_up_and_down(tmp_path, mode, classes):
     net = Builder(5)
     net.image_codes('pixels')
@@ -82,7 +82,7 @@ def test_scores_are_interpolated_up_and_down(tmp_path, mode, classes):
     net.add(Resize('resized', 'scores', mode, size=(23, 41)))
     net.add(ArgMax('labels', 'resized', mode))
     path = _write(tmp_path, net.graph())
-    for shape in [(1, 1), (3, 7), (9, 16), (24, 40), (47, 83), (60, 35), (46, 200)]:
+    for shape in [(1, 1), (3, 7), (9, 16), (24, 40), (47, 83), (60, 35), (46, 200), (5, 530)]:
         for isa in isas():
             _assert_equal(path, random_image(*shape), isa=isa, threads=2)
 
