@@ -177,20 +177,32 @@ static bfcn_status plan_term(const struct bfcn_session *s, struct conv *conv, un
   return BFCN_OK;
 }
 
-/* One task for one thread; for more, several tasks each. Where rows alone leave threads idle, lanes
- * are split. */
+/* What the busiest of `threads` does, in rows of output, if tasks are `rows` rows and one of
+ * `splits` parts of the lanes. Expanding a source row takes as long as some 25 products a pixel and
+ * channel; a task expands those that its first window reaches into, too. */
+static double busiest(const struct conv *conv, unsigned threads, unsigned rows, unsigned splits) {
+  const struct window *w = &conv->op->terms[0].window;
+  const unsigned blocks = conv->padded / LANES, tasks = divide_up(conv->grid.height, rows) * splits;
+  const double lanes = (double)divide_up(blocks, splits) / blocks;
+  const double expansion = 25.0 / ((double)conv->padded * w->kh * w->kw);
+  return divide_up(tasks, threads) * (rows * lanes + (rows + w->kh - 1) * expansion);
+}
+
+/* One task for one thread; for more, some each, as even as they can be. */
 static void plan_tasks(const struct bfcn_session *s, struct conv *conv) {
-  const unsigned wanted = s->threads > 1 ? 3 * s->threads : 1;
-  unsigned rows = conv->grid.height / wanted;
-  if (rows < 1) rows = 1;
-  if (rows * conv->grid.width < TILE_PIXELS) rows = divide_up(TILE_PIXELS, conv->grid.width);
-  if (rows > conv->grid.height) rows = conv->grid.height;
-  conv->task_rows = rows;
-  conv->row_tasks = divide_up(conv->grid.height, rows);
-  const unsigned blocks = conv->padded / LANES;
-  unsigned splits = conv->row_tasks < wanted ? divide_up(wanted, conv->row_tasks) : 1;
-  if (splits > blocks) splits = blocks;
-  conv->lanes_per_task = divide_up(blocks, splits) * LANES;
+  const unsigned height = conv->grid.height, blocks = conv->padded / LANES;
+  const unsigned least = divide_up(TILE_PIXELS, conv->grid.width);
+  unsigned best = height, best_splits = 1;
+  for (unsigned each = 2; s->threads > 1 && each <= 6; each++) {
+    unsigned rows = divide_up(height, each * s->threads);
+    if (rows < least) rows = least < height ? least : height;
+    for (unsigned splits = 1; splits <= blocks && splits <= 2 * s->threads; splits++)
+      if (busiest(conv, s->threads, rows, splits) < busiest(conv, s->threads, best, best_splits))
+        best = rows, best_splits = splits;
+  }
+  conv->task_rows = best;
+  conv->row_tasks = divide_up(height, best);
+  conv->lanes_per_task = divide_up(blocks, best_splits) * LANES;
   conv->lane_tasks = divide_up(conv->padded, conv->lanes_per_task);
 }
 
