@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
+import sys
 from pathlib import Path
 
 from _mmseg import errors_in_one_line
@@ -32,8 +34,16 @@ def main() -> None:
         )
     )
     args = parser.parse_args()
+    signal.signal(
+        signal.SIGTERM, lambda number, _: sys.exit(128 + number)
+    )  # children end, files go
     with errors_in_one_line():
         args.run(args)
+
+
+def end_cleanly() -> None:
+    """SIGTERM raises SystemExit, so that a child is ended and temporary files are removed."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def _add_train(train: argparse.ArgumentParser) -> None:
@@ -77,7 +87,11 @@ def _add_cpu(cpu: argparse.ArgumentParser) -> None:
         '--bits', nargs='+', type=_bits, default=[], metavar='W-A',
         help='of weights and activations, such as 1-2; default: as in the config',
     )  # fmt: skip
-    cpu.add_argument('--rounds', type=int, default=15, help='timed runs of each (15)')
+    cpu.add_argument(
+        '--rounds',
+        type=int,
+        help='timed runs of each; default: 15, and 5 for images beyond 360x480',
+    )
     cpu.add_argument('--cores', type=int, nargs='+', help='CPUs to run on; default: the last ones')
     cpu.add_argument('--seed', type=int, default=0, help='of random weights')
     cpu.add_argument('--csv', type=Path, metavar='PATH', help='append rows to this file')

@@ -1,5 +1,6 @@
 /* Every backend's epilogue, through float32 and through thresholds, against the portable one: the
- * same scores or codes, and padding channels that stay 0 whatever their sums hold. */
+ * same scores or codes, also where they take the place of the residual, and padding channels that
+ * stay 0 whatever their sums hold. */
 #include "conv_plan.h"
 
 #include <stdio.h>
@@ -19,7 +20,7 @@ struct layer {
   float scale[MOST_CHANNELS], bias[MOST_CHANNELS], addends[256];
   uint16_t sums[PIXELS * MOST_CHANNELS];
   int32_t box[PIXELS];
-  uint8_t residual[PIXELS * MOST_CHANNELS];
+  uint8_t residual[PIXELS * MOST_CHANNELS + VALUE_SLACK];
 };
 
 static uint32_t next(void) {
@@ -77,7 +78,9 @@ static int plan(struct layer *l) {
          !l->conv.thresholds == !possible;
 }
 
-static uint8_t *run(const struct layer *l, const struct backend *backend, int thresholds) {
+/* in_place: the output takes the residual's place, as it may where both have one form. */
+static uint8_t *run(const struct layer *l, const struct backend *backend, int thresholds,
+                    int in_place) {
   const struct epilogue_term term = {.sums = l->sums,
                                      .sum_stride = l->conv.padded,
                                      .sum_bits = 16,
@@ -85,9 +88,13 @@ static uint8_t *run(const struct layer *l, const struct backend *backend, int th
                                      .box_scale = -1,
                                      .box = l->box,
                                      .scale = l->scale};
-  const struct epilogue_residual residual = {l->residual, l->residual_bits, l->addends};
-  uint8_t *out = malloc(out_bytes(l));
-  memset(out, 0xa5, out_bytes(l));
+  uint8_t *out = malloc(out_bytes(l) + VALUE_SLACK);
+  if (in_place)
+    memcpy(out, l->residual, out_bytes(l) + VALUE_SLACK);
+  else
+    memset(out, 0xa5, out_bytes(l));
+  const struct epilogue_residual residual = {in_place ? out : l->residual, l->residual_bits,
+                                             l->addends};
   const struct epilogue e = {.pixels = PIXELS,
                              .channels = l->channels,
                              .all_channels = l->channels,
@@ -109,18 +116,23 @@ static int test(unsigned channels, unsigned bits, unsigned residual_bits) {
   *l = (struct layer){.channels = channels, .bits = bits, .residual_bits = residual_bits};
   if (!plan(l)) return printf("%u channels: thresholds amiss\n", channels), 1;
   int failed = 0;
-  uint8_t *expected = run(l, &bfcn_backend_portable, 0);
-  for (int isa = ISA_PORTABLE + 1; isa <= (int)bfcn_best_isa(); isa++)
-    for (int thresholds = 0; thresholds < 1 + (l->conv.thresholds != NULL); thresholds++) {
-      const struct backend *backend = bfcn_backend((enum isa)isa);
-      uint8_t *got = run(l, backend, thresholds);
+  uint8_t *expected = run(l, &bfcn_backend_portable, 0, 0);
+  const int ways = bits && bits == residual_bits ? 2 : 1;
+  for (int isa = ISA_PORTABLE; isa <= (int)bfcn_best_isa(); isa++) {
+    const struct backend *backend = bfcn_backend((enum isa)isa);
+    const int paths = 1 + (l->conv.thresholds != NULL && backend->epilogue_threshold != NULL);
+    for (int i = 0; i < paths * ways; i++) {
+      const int thresholds = i % paths, in_place = i / paths;
+      uint8_t *got = run(l, backend, thresholds, in_place);
       if (memcmp(got, expected, out_bytes(l))) {
-        printf("%s, %s: codes differ at %u channels, %u bits, residual of %u bits\n", backend->name,
-               thresholds ? "thresholds" : "float32", channels, bits, residual_bits);
+        printf("%s, %s%s: codes differ at %u channels, %u bits, residual of %u bits\n",
+               backend->name, thresholds ? "thresholds" : "float32", in_place ? " in place" : "",
+               channels, bits, residual_bits);
         failed = 1;
       }
       free(got);
     }
+  }
   free(expected);
   free(l->conv.thresholds);
   free(l->conv.flips);

@@ -45,6 +45,7 @@ int main(void) {
       continue;
     }
     int served = 0;
+    if (kernel->mr > TILE_PIXELS) failures++, printf("%s: mr > TILE_PIXELS\n", kernel->name);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
       failures += test(kernel, &shapes[i], &served);
     printf("%-34s %d shapes\n", kernel->name, served);

@@ -124,7 +124,7 @@ static void layer_fill(struct layer_run *r, const struct layer *l) {
   for (size_t i = 0; i < pixels * l->channels; i++)
     r->codes[i] = (uint8_t)((l->full ? ~0u : layer_random()) & ((1u << l->activation_bits) - 1));
   value_store(&r->session, 1, 0, pixels, r->codes);
-  r->session.scratch_bytes = round_up(conv_scratch(r->conv) + 64, 4096);
+  r->session.scratch_bytes = round_up(conv_scratch(r->conv) + SCRATCH_SLACK, 64);
   r->session.scratch = aligned_alloc(64, r->session.scratch_bytes * r->session.threads);
   memset(r->session.scratch, 0xa5, r->session.scratch_bytes * r->session.threads);
   r->session.pool = pool_create(r->session.threads);

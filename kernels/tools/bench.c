@@ -87,7 +87,7 @@ static void report(const bfcn_session *session, const struct settings *s, const 
              o.channels, o.bits, (unsigned long long)o.macs, best[i]);
     else
       printf("%-24s %-13s %-30s %5u %6u %6u %8.1f %7.1f\n", o.name, o.op, o.kernel, o.height,
-             o.width, o.channels, best[i] * 1e6, (double)o.macs / best[i] * 1e-9);
+             o.width, o.channels, best[i] * 1e6, o.macs ? (double)o.macs / best[i] * 1e-9 : 0.0);
   }
   const double median = seconds[s->runs / 2];
   printf(

@@ -3,8 +3,10 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -225,11 +227,24 @@ def test_nothing_is_timed_unless_a_peer_is_right(precision, change, said):
 def test_turns_are_round_robin_with_one_untimed_run_before_each():
     ran = []
     runs = {name: (lambda name=name: ran.append(name)) for name in 'abc'}
-    seconds = timing.in_turns(runs, rounds=3, threads=1)
+    said = []
+    seconds = timing.in_turns(runs, rounds=3, threads=1, progress=said.append)
     assert ''.join(ran) == 'aabbcc' * 4
     assert {name: len(values) for name, values in seconds.items()} == {'a': 3, 'b': 3, 'c': 3}
+    assert not said  # of a short measurement
     assert timing.quartiles([4, 1, 3, 2, 5]) == (2, 3, 4)
     assert timing.ratios([6, 8], [2, 4]) == [3, 2]
+
+
+def test_progress_is_told_in_a_long_measurement(monkeypatch):
+    monkeypatch.setattr(timing, '_SILENCE', 0)
+    said = []
+    timing.in_turns({'a': lambda: None}, rounds=3, threads=1, progress=said.append)
+    assert said == [f'{done} of 3 rounds timed' for done in range(3)]
+
+
+def test_large_images_are_timed_fewer_times():
+    assert [cpu._rounds(size) for size in ((160, 256), (360, 480), (1024, 2048))] == [15, 15, 5]
 
 
 def test_the_least_float32_memory_by_hand():
@@ -241,8 +256,33 @@ def test_the_least_float32_memory_by_hand():
     net.conv('scores', [net.term('join', 5)], None)
     net.add(ops.ArgMax('labels', 'scores'))
     image, map16 = 4 * 3 * 8 * 8, 4 * 16 * 4 * 4
-    assert memory.float32_peak(net.graph(), 8, 8) == max(image + map16, 3 * map16)
-    assert memory.float32_peak(net.graph(), 16, 16) == 4 * 3 * map16
+    assert memory.float32_peak(net.graph(), 8, 8) == max(image + map16, 2 * map16)
+    assert memory.float32_peak(net.graph(), 16, 16) == 4 * 2 * map16  # join takes stem's place
+
+
+def test_float32_scores_are_added_in_place_by_hand():
+    net = Builder(0, (8, 8))
+    net.image_codes('pixels', zero_point=120)
+    net.conv('stem', [net.term('pixels', 2, 3, bits=8, form=1)], 2)
+    net.conv('coarse', [net.term('stem', 50, 3, stride=2)], None)
+    net.conv('fine', [net.term('stem', 50, 3)], None)
+    net.add(ops.Resize('up', 'coarse', like='fine'))
+    net.add(ops.Add('sum', ('up', 'fine')))
+    net.add(ops.ArgMax('labels', 'sum'))
+    stem, coarse, fine = (4 * c * side * side for c, side in ((2, 8), (50, 4), (50, 8)))
+    assert memory.float32_peak(net.graph(), 8, 8) == stem + coarse + fine
+
+
+def test_a_resize_that_is_read_twice_is_stored_by_hand():
+    net = Builder(0, (8, 8))
+    net.image_codes('pixels', zero_point=120)
+    net.conv('coarse', [net.term('pixels', 50, 3, stride=2)], None)
+    net.conv('fine', [net.term('pixels', 50, 3)], None)
+    net.add(ops.Resize('up', 'coarse', like='fine'))
+    net.add(ops.Add('sum', ('up', 'fine')))
+    net.add(ops.Add('twice', ('up', 'sum')))
+    coarse, fine = 4 * 50 * 4 * 4, 4 * 50 * 8 * 8
+    assert memory.float32_peak(net.graph(), 8, 8) == max(coarse + 2 * fine, 12 * 64 + coarse + fine)
 
 
 def test_a_process_knows_the_most_that_it_held():
@@ -385,9 +425,57 @@ def test_the_worker_needs_no_torch_for_ours(config, tmp_path):
     )
     (tmp_path / 'plan.json').write_text(json.dumps(plan))
     environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
-    done = subprocess.run([sys.executable, '-S', '-c', _WITH_SITE + code], env=environment)
+    stdin, ours = os.pipe()
+    command = [sys.executable, '-S', '-c', _WITH_SITE + code]
+    done = subprocess.run(command, env=environment, stdin=stdin)
+    os.close(stdin), os.close(ours)
     assert done.returncode == 0
     assert json.loads((tmp_path / 'out.json').read_text())['process'] > 0
+
+
+@pytest.mark.parametrize('by', [signal.SIGTERM, signal.SIGKILL])
+def test_a_worker_ends_with_its_parent(tmp_path, by):
+    children = Path('/proc/self/task')
+    if not children.exists():
+        pytest.skip('this system has no /proc')
+    net = Builder(0, (8, 8))
+    net.image_codes('pixels')
+    net.conv('scores', [net.term('pixels', 5, 3)], None)
+    net.add(ops.ArgMax('labels', 'scores'))
+    write(tmp_path / 'net.gguf', Model(net.graph(), Metadata('net')))
+    np.savez(tmp_path / 'reference.npz', image=np.zeros((32, 48, 3), np.uint8))
+    entry = dict(name='bfcn', precision='1-1', file=str(tmp_path / 'net.gguf'))
+    plan = dict(task='time', entries=[entry], threads=1, isa=VECTOR[0], rounds=10**9)
+    plan |= dict(cores=[report.cpus()[-1]], reference=str(tmp_path / 'reference.npz'))
+    code = 'import benchmark; from bench import process; benchmark.end_cleanly(); '
+    code += f'process.measure({plan})'
+    env = environment() | dict(TMPDIR=str(tmp_path))
+    env['PYTHONPATH'] = os.pathsep.join([str(TOOLS), env['PYTHONPATH']])
+    with subprocess.Popen([sys.executable, '-c', code], env=env) as parent:
+        child = _until(lambda: _children(parent.pid), parent)[0]
+        _until(lambda: b'worker.py' in Path(f'/proc/{child}/cmdline').read_bytes(), parent)
+        parent.send_signal(by)
+        parent.wait()
+    _until(lambda: not Path(f'/proc/{child}').exists() or _is_zombie(child))
+    assert by == signal.SIGKILL or not list(tmp_path.glob('bfcn-plan-*'))
+
+
+def _children(pid):
+    return Path(f'/proc/{pid}/task/{pid}/children').read_text().split()
+
+
+def _is_zombie(pid):
+    return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] == 'Z'
+
+
+def _until(holds, process=None, seconds=60):
+    """What holds() returns once it is true."""
+    end = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < end
+        assert process is None or process.poll() is None
+        time.sleep(0.05)
+    return found
 
 
 # site-packages without its .pth files, which import hooks of other packages

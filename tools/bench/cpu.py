@@ -7,10 +7,7 @@ scores of the head, without the last resize and without argmax.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,13 +21,12 @@ from bfcn_kernels.cpu import Engine, isas
 from bfcn_mm.analysis.report import format_table
 from bfcn_mm.export import verify
 
-from . import files, memory, network, report, timing
-from .contenders import CAPS
+from . import files, memory, network, process, report, timing
 
 _ORACLE_SIZE = (66, 98)
-_PORTABLE_UP_TO = 360 * 480  # pixels: portable C takes minutes beyond
+_LARGE = 360 * 480  # pixels: portable C takes minutes beyond, and a float peer seconds a run
 _SMALL = (32, 32)  # what a process holds at this size is taken for all that are not feature maps
-_WORKER = Path(__file__).with_name('worker.py')
+_ROUNDS, _ROUNDS_OF_LARGE = 15, 5  # up to _LARGE pixels, and beyond
 
 
 def run(args: argparse.Namespace) -> None:
@@ -63,7 +59,7 @@ def _check(args: argparse.Namespace) -> None:
             raise ValueError(
                 f'--threads must be 1..{most}, the CPUs of this process, got {threads}'
             )
-    if args.rounds < 3:
+    if args.rounds is not None and args.rounds < 3:
         raise ValueError(f'--rounds must be at least 3, got {args.rounds}')
     files.require(args.peers)
     if not hasattr(os, 'sched_setaffinity'):
@@ -155,14 +151,18 @@ def _measure_size(
             plan = dict(
                 entries=[*_ours(net), *peers], threads=threads, isa=isa, reference=str(path)
             )
-            plan |= dict(rounds=args.rounds, cores=_cores(args, threads))
+            plan |= dict(rounds=args.rounds or _rounds(size), cores=_cores(args, threads))
             rows += _measure(net, size, plan, maps, small, args)
     return rows
 
 
+def _rounds(size: tuple[int, int]) -> int:
+    return _ROUNDS if size[0] * size[1] <= _LARGE else _ROUNDS_OF_LARGE
+
+
 def _hold_isas_together(net: network.Network, image: np.ndarray, asked: list[str]) -> None:
     """At the size that is timed, scores and labels equal those of another instruction set's code."""
-    small = image.shape[0] * image.shape[1] <= _PORTABLE_UP_TO
+    small = image.shape[0] * image.shape[1] <= _LARGE
     threads = len(report.cpus())
     for bits, path in net.packed.items():
         for isa in asked:
@@ -186,7 +186,7 @@ def _measure(
     args: argparse.Namespace,
 ) -> list[dict]:
     stamp = datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ')
-    measured = _in_worker(plan | dict(task='time'))
+    measured = process.measure(plan | dict(task='time'))
     common = dict(time=stamp, network=net.name, weights=net.weights, rounds=plan['rounds'])
     common |= dict(height=size[0], width=size[1], threads=plan['threads'], isa=plan['isa'])
     common |= report.environment()
@@ -251,10 +251,10 @@ def _memory(one: dict, plan: dict, maps: int, small: list[dict]) -> dict:
         return (entry['name'], entry['precision']) == (one['name'], one['precision'])
 
     entry = next(filter(is_it, plan['entries']))
-    seen = _in_worker(plan | dict(task='memory', entries=[entry]))
+    seen = process.measure(plan | dict(task='memory', entries=[entry]))
     growth = ''
     for entry in filter(is_it, small):
-        there = _in_worker(
+        there = process.measure(
             plan | dict(task='memory', entries=[entry], reference=entry['reference'])
         )
         growth = seen['run'] - there['run']
@@ -282,23 +282,3 @@ def _cores(args: argparse.Namespace, threads: int) -> list[int]:
     if len(chosen) < threads:
         raise ValueError(f'--cores must name at least {threads} CPUs, got {chosen}')
     return chosen[-threads:]
-
-
-def _in_worker(plan: dict) -> list[dict] | dict:
-    caps = {name for cap in CAPS.values() for name in cap}
-    env = {name: value for name, value in os.environ.items() if name not in caps}
-    env |= CAPS.get(plan['isa'], {})
-    env |= dict(OMP_NUM_THREADS=str(plan['threads']), CI='true')  # no usage data: files._quiet
-    with tempfile.TemporaryDirectory(prefix='bfcn-plan-') as folder:
-        paths = [Path(folder, name) for name in ('plan.json', 'result.json')]
-        paths[0].write_text(json.dumps(plan))
-        done = subprocess.run(
-            [sys.executable, str(_WORKER), *map(str, paths)],
-            env=env,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode or not paths[1].exists():
-            said = done.stderr.strip().splitlines() or [f'status {done.returncode}']
-            raise RuntimeError(f'the measuring process failed: {said[-1]}')
-        return json.loads(paths[1].read_text())

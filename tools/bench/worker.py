@@ -1,4 +1,4 @@
-"""Measures in a process of its own: PLAN.json OUT.json.
+"""Measures in a process of its own: PLAN.json OUT.json. It leaves when its standard input ends.
 
 The environment must hold what caps the instruction set. A plan: task ('time' or 'memory'), cores,
 threads, isa, rounds, reference (.npz), entries (see contenders.load). Nothing is timed unless its numbers
@@ -15,7 +15,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2] / part) for part in ('to
 
 import numpy as np  # noqa: E402
 
-from bench import contenders, memory, report, timing  # noqa: E402
+from bench import contenders, memory, process, report, timing  # noqa: E402
 
 # Of the float network's scores: the largest error over the largest score; correlation below 8 bits of
 # mantissa. The last is a plausibility check: random weights are the worst case for post-training int8.
@@ -23,6 +23,7 @@ _FLOAT_ERROR, _BF16_CORRELATION, _INT8_CORRELATION = 1e-3, 0.9, 0.8
 
 
 def main() -> None:
+    process.end_with_parent()
     plan = json.loads(Path(sys.argv[1]).read_text())
     report.pin(plan['cores'])
     with np.load(plan['reference']) as file:
@@ -37,7 +38,13 @@ def measure_time(plan: dict, arrays: dict[str, np.ndarray]) -> list[dict]:
     loaded = {contender.label: contender for contender in loaded if contender is not None}
     agreement = {label: check(contender, arrays) for label, contender in loaded.items()}
     runs = {label: contender.run for label, contender in loaded.items()}
-    seconds = timing.in_turns(runs, plan['rounds'], plan['threads'])
+    where = 'x'.join(map(str, arrays['image'].shape[:2]))
+    seconds = timing.in_turns(
+        runs,
+        plan['rounds'],
+        plan['threads'],
+        lambda text: process.progress(f'{where}, {len(runs)} contenders: {text}'),
+    )
     return [
         dict(
             name=contender.name,

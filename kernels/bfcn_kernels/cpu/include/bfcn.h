@@ -65,7 +65,7 @@ typedef struct {
   unsigned threads;   /* 1..64; 0 means 1 */
   const char *isa;    /* of bfcn_isas(): the most to use; NULL: all the CPU has */
   const char *kernel; /* a kernel of kernels.inc that every layer it can serve must use; or NULL */
-  int keep_values;    /* keep every value for bfcn_session_read: more memory, same results */
+  int keep_values;    /* keep every value for bfcn_session_read: several times the memory */
   size_t max_bytes;   /* of bfcn_session_peak_bytes; 0: what the machine has. More is refused */
 } bfcn_options;
 
@@ -74,8 +74,8 @@ BFCN_API bfcn_status bfcn_session_create(const bfcn_model *model, unsigned heigh
                                          const bfcn_options *options, bfcn_session **session);
 BFCN_API void bfcn_session_free(bfcn_session *session);
 
-/* Bytes of activations, scratch included, and of weights re-packed for the kernels; both are known
- * before the first run and never grow. */
+/* Bytes of activations (all values with the scratch of every op and thread, in one allocation), and
+ * of weights re-packed for the kernels; both are known before the first run and never grow. */
 BFCN_API size_t bfcn_session_peak_bytes(const bfcn_session *session);
 BFCN_API size_t bfcn_session_weight_bytes(const bfcn_session *session);
 
@@ -91,7 +91,7 @@ typedef struct {
   bfcn_kind kind;     /* of the value it writes */
   unsigned height, width, channels, bits;
   uint64_t macs;  /* multiply-accumulates of a bit_conv */
-  double seconds; /* in the latest run */
+  double seconds; /* in the latest run; 0 for a resize that the addition reading it computes */
 } bfcn_op_info;
 
 /* Value i is written by op i, 0 <= i < bfcn_session_ops(). */

@@ -1,6 +1,6 @@
-/* Run a bit_conv: for each task (some output rows, some output lanes) and each term, expand the
- * source rows it reads, multiply block by block of pixels, and let one epilogue turn the sums into
- * codes. */
+/* Run a bit_conv: a task is some output rows and some output lanes. Block by block of pixels,
+ * expand the source rows that are not yet, multiply, and let one epilogue turn the sums into codes.
+ */
 #include "conv_plan.h"
 
 #include <string.h>
@@ -14,12 +14,12 @@ struct task {
 };
 
 static uint8_t *row_at(const struct task *task, const struct conv_term *t, unsigned slot) {
-  return task->scratch + task->conv->rows_at + slot * t->row_bytes;
+  return task->scratch + t->rows_at + slot * t->row_bytes;
 }
 
 static int32_t *row_sums_at(const struct task *task, const struct conv_term *t, unsigned slot) {
   const size_t width = t->grid.width + 2ul * t->term->window.pw;
-  return (int32_t *)(task->scratch + task->conv->row_sums_at) + slot * width;
+  return (int32_t *)(task->scratch + t->row_sums_at) + slot * width;
 }
 
 static void expand_planes(const struct conv_term *t, const uint64_t *codes, size_t pixels,
@@ -93,38 +93,41 @@ static void expand_row(const struct task *task, const struct conv_term *t, unsig
   expand_padding(task, t, pad, body + width * t->pixel_bytes, sums ? sums + pad + width : NULL);
 }
 
-/* Expand every source row that the task's output rows read; slots[y] says where row y went. The
- * slot past the last is a row of padding. */
-static void expand_rows(const struct task *task, const struct conv_term *t) {
+/* Expand the source rows that a block reads and that are not there yet; slots[y] says where row y
+ * went. The slot past the last is a row of padding, slots[height] whether it is there. */
+static void expand_rows(const struct task *task, const struct conv_term *t, size_t first,
+                        size_t count) {
   const struct window *w = &t->term->window;
-  int32_t *slots = (int32_t *)(task->scratch + task->conv->slots_at);
-  memset(slots, -1, t->grid.height * sizeof *slots);
-  int outside = 0;
+  const unsigned width = task->conv->grid.width;
+  const unsigned end = task->row + (unsigned)((first + count - 1) / width) + 1;
+  int32_t *slots = (int32_t *)(task->scratch + t->slots_at), *padding = slots + t->grid.height;
+  if (first == 0) *padding = -1;
+  if (first == 0 || !t->ring) memset(slots, -1, t->grid.height * sizeof *slots);
   unsigned used = 0;
-  for (unsigned row = task->row; row < task->row_end; row++)
+  for (unsigned row = task->row + (unsigned)(first / width); row < end; row++)
     for (unsigned ky = 0; ky < w->kh; ky++) {
       const int64_t y = (int64_t)row * w->sh + (int64_t)ky * w->dh - w->ph;
       if (y < 0 || y >= t->grid.height) {
-        outside = 1;
+        if (*padding >= 0) continue;
+        expand_padding(task, t, t->grid.width + 2ul * w->pw, row_at(task, t, t->slots),
+                       t->box_scale ? row_sums_at(task, t, t->slots) : NULL);
+        *padding = (int32_t)t->slots;
       } else if (slots[y] < 0) {
-        slots[y] = (int32_t)used;
-        expand_row(task, t, (unsigned)y, used++);
+        slots[y] = (int32_t)(t->ring ? (unsigned)y % t->slots : used++);
+        expand_row(task, t, (unsigned)y, (unsigned)slots[y]);
       }
     }
-  if (outside)
-    expand_padding(task, t, t->grid.width + 2ul * w->pw, row_at(task, t, t->slots),
-                   t->box_scale ? row_sums_at(task, t, t->slots) : NULL);
 }
 
 /* Where the window of every pixel of a block begins in each expanded row, and the window's code
  * sum. */
-static void point(const struct task *task, const struct conv_term *t, size_t first, size_t count,
-                  int32_t *box) {
+static void point(const struct task *task, const struct conv_term *t, size_t first, size_t count) {
   const struct window *w = &t->term->window;
-  const size_t width = task->conv->grid.width, stride = BLOCK_PIXELS + 16,
+  const size_t width = task->conv->grid.width, stride = task->conv->block_pixels + TILE_PIXELS,
                step = w->sw * t->pixel_bytes;
-  const int32_t *slots = (const int32_t *)(task->scratch + task->conv->slots_at);
-  const uint8_t **pixels = (const uint8_t **)(task->scratch + task->conv->pixels_at);
+  const int32_t *slots = (const int32_t *)(task->scratch + t->slots_at);
+  const uint8_t **pixels = (const uint8_t **)(task->scratch + t->pixels_at);
+  int32_t *box = (int32_t *)(task->scratch + t->box_at);
   if (t->box_scale) memset(box, 0, count * sizeof *box);
   for (size_t done = 0; done < count;) {
     const size_t row = task->row + (first + done) / width, x = (first + done) % width;
@@ -142,14 +145,15 @@ static void point(const struct task *task, const struct conv_term *t, size_t fir
     done += run;
   }
   for (unsigned ky = 0; ky < w->kh; ky++) /* a last tile may pass the block's end */
-    for (size_t i = count; i < count + 16; i++) pixels[ky * stride + i] = pixels[ky * stride];
+    for (size_t i = count; i < count + TILE_PIXELS; i++)
+      pixels[ky * stride + i] = pixels[ky * stride];
 }
 
-static void multiply(const struct task *task, const struct conv_term *t, size_t count, void *sums) {
+static void multiply(const struct task *task, const struct conv_term *t, size_t count) {
   const struct conv *conv = task->conv;
   const size_t stride = task->lane_end - task->lane, sum_bytes = t->kernel->sum_bits / 8;
-  const uint8_t *const *pixels = (const uint8_t *const *)(task->scratch + conv->pixels_at);
-  struct gemm g = {.row_stride = BLOCK_PIXELS + 16,
+  const uint8_t *const *pixels = (const uint8_t *const *)(task->scratch + t->pixels_at);
+  struct gemm g = {.row_stride = conv->block_pixels + TILE_PIXELS,
                    .rows = t->rows,
                    .columns = t->columns,
                    .column_bytes = t->term->window.dw * t->pixel_bytes,
@@ -172,7 +176,7 @@ static void multiply(const struct task *task, const struct conv_term *t, size_t 
       g.accumulate = pass > 0;
       for (size_t p = 0; p < count; p += k->mr) {
         g.pixels = pixels + p;
-        g.sums = (uint8_t *)sums + (p * stride + (lane - task->lane)) * sum_bytes;
+        g.sums = task->scratch + t->sums_at + (p * stride + (lane - task->lane)) * sum_bytes;
         k->run(&g);
       }
     }
@@ -219,23 +223,38 @@ static void finish(const struct task *task, const struct epilogue_term *terms, s
     backend->epilogue(&epilogue);
 }
 
-static void run_block(const struct task *task, unsigned term, size_t first, size_t count,
-                      struct epilogue_term *out, uint8_t *sums) {
-  const struct conv_term *t = &task->conv->terms[term];
-  int32_t *box = (int32_t *)(task->scratch + task->conv->box_at) + term * BLOCK_PIXELS;
-  point(task, t, first, count, box);
-  multiply(task, t, count, sums);
-  *out = (struct epilogue_term){.sums = sums,
+/* What the epilogue reads of a term. */
+static struct epilogue_term summed(const struct task *task, const struct conv_term *t) {
+  return (struct epilogue_term){.sums = task->scratch + t->sums_at,
                                 .sum_stride = task->lane_end - task->lane,
                                 .sum_bits = t->kernel->sum_bits,
                                 .k = t->k,
                                 .box_scale = t->box_scale,
-                                .box = box,
+                                .box = (const int32_t *)(task->scratch + t->box_at),
                                 .offset = t->offset,
                                 .scale = t->scale};
 }
 
-/* Several terms are expanded again for every block, since they share the room for rows. */
+static void run_block(const struct task *task, size_t first, size_t count) {
+  const struct conv *conv = task->conv;
+  const unsigned terms = conv->op->term_count;
+  for (unsigned i = 0; i < terms; i++) {
+    expand_rows(task, &conv->terms[i], first, count);
+    point(task, &conv->terms[i], first, count);
+  }
+  struct task part = *task;
+  struct epilogue_term sums[MAX_TERMS];
+  for (; part.lane < task->lane_end; part.lane = part.lane_end) {
+    part.lane_end = part.lane + conv->block_lanes;
+    if (part.lane_end > task->lane_end) part.lane_end = task->lane_end;
+    for (unsigned i = 0; i < terms; i++) {
+      multiply(&part, &conv->terms[i], count);
+      sums[i] = summed(&part, &conv->terms[i]);
+    }
+    finish(&part, sums, first, count);
+  }
+}
+
 static void run_task(void *context, size_t index, unsigned thread) {
   const struct task *shared = context;
   const struct conv *conv = shared->conv;
@@ -248,17 +267,9 @@ static void run_task(void *context, size_t index, unsigned thread) {
   task.lane_end = task.lane + conv->lanes_per_task;
   if (task.lane_end > conv->padded) task.lane_end = conv->padded;
   const size_t pixels = (size_t)(task.row_end - task.row) * conv->grid.width;
-  struct epilogue_term terms[MAX_TERMS];
-  for (size_t first = 0; first < pixels; first += BLOCK_PIXELS) {
-    const size_t count = pixels - first < BLOCK_PIXELS ? pixels - first : BLOCK_PIXELS;
-    uint8_t *sums = task.scratch + conv->sums_at;
-    for (unsigned i = 0; i < conv->op->term_count; i++) {
-      if (first == 0 || conv->op->term_count > 1) expand_rows(&task, &conv->terms[i]);
-      run_block(&task, i, first, count, &terms[i], sums);
-      sums += conv->terms[i].sum_bytes;
-    }
-    finish(&task, terms, first, count);
-  }
+  for (size_t first = 0; first < pixels; first += conv->block_pixels)
+    run_block(&task, first,
+              pixels - first < conv->block_pixels ? pixels - first : conv->block_pixels);
 }
 
 void conv_run(struct bfcn_session *s, const struct conv *conv) {

@@ -8,7 +8,7 @@
 bfcn_status conv_plan(const struct bfcn_session *s, unsigned op, struct conv **conv);
 void conv_free(struct conv *conv);
 
-size_t conv_scratch(const struct conv *conv);
+uint64_t conv_scratch(const struct conv *conv);
 size_t conv_weight_bytes(const struct conv *conv);
 const char *conv_kernel(const struct conv *conv);
 

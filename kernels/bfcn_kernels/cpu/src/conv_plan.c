@@ -143,22 +143,14 @@ static bfcn_status layout(struct conv_term *t, const struct conv *conv) {
   const size_t slack = step.code_bytes ? 4 * t->steps : 0;
   const uint64_t width = t->grid.width + 2ull * w->pw;
   const uint64_t row_bytes = width * t->pixel_bytes + slack + 127;
-  const uint64_t needed = (uint64_t)conv->task_rows * w->kh;
-  const uint64_t span = (uint64_t)(conv->task_rows - 1) * w->sh + (uint64_t)(w->kh - 1) * w->dh + 1;
-  const uint64_t least = needed < span ? needed : span;
-  t->slots = (unsigned)(least < t->grid.height ? least : t->grid.height);
-  const uint64_t rows = (row_bytes + 4 * width) * (t->slots + 1ull);
-  if (!addressable(weights) || !addressable(rows))
+  if (!addressable(weights) || !addressable(row_bytes))
     return bfcn_fail(BFCN_ERROR_MEMORY,
-                     "op '%s': %llu bytes of weights and %llu of rows are more than this machine "
+                     "op '%s': %llu bytes of weights and %llu of a row are more than this machine "
                      "addresses",
-                     conv->op->name, (unsigned long long)weights, (unsigned long long)rows);
+                     conv->op->name, (unsigned long long)weights, (unsigned long long)row_bytes);
   t->plane_bytes = (size_t)plane_bytes;
   t->block_bytes = t->plane_bytes * t->planes;
   t->row_bytes = (size_t)row_bytes / 64 * 64;
-  const size_t most = (size_t)conv->task_rows * conv->grid.width;
-  const size_t pixels = most < BLOCK_PIXELS ? most : BLOCK_PIXELS;
-  t->sum_bytes = round_up((pixels + 16) * conv->lanes_per_task * t->kernel->sum_bits / 8, 64);
   return BFCN_OK;
 }
 
@@ -185,25 +177,32 @@ static bfcn_status plan_term(const struct bfcn_session *s, struct conv *conv, un
   return BFCN_OK;
 }
 
-/* Rows to a task: some blocks of pixels, so that few source rows are expanded twice; one block
- * where terms take turns in the room for rows. Where rows alone leave threads idle, lanes are
- * split. */
+/* What the busiest of `threads` does, in rows of output, if tasks are `rows` rows and one of
+ * `splits` parts of the lanes. Expanding a source row takes as long as some 25 products a pixel and
+ * channel; a task expands those that its first window reaches into, too. */
+static double busiest(const struct conv *conv, unsigned threads, unsigned rows, unsigned splits) {
+  const struct window *w = &conv->op->terms[0].window;
+  const unsigned blocks = conv->padded / LANES, tasks = divide_up(conv->grid.height, rows) * splits;
+  const double lanes = (double)divide_up(blocks, splits) / blocks;
+  const double expansion = 25.0 / ((double)conv->padded * w->kh * w->kw);
+  return divide_up(tasks, threads) * (rows * lanes + (rows + w->kh - 1) * expansion);
+}
+
+/* One task for one thread; for more, some each, as even as they can be. */
 static void plan_tasks(const struct bfcn_session *s, struct conv *conv) {
-  const unsigned pixels = conv->op->term_count > 1 ? BLOCK_PIXELS : 4 * BLOCK_PIXELS;
-  const unsigned fit = pixels / conv->grid.width;
-  unsigned rows = fit < 1 ? 1 : fit;
-  const unsigned wanted = s->threads > 1 ? 3 * s->threads : 1;
-  const unsigned share = conv->grid.height / wanted;
-  if (rows > share) rows = share < 1 ? 1 : share;
-  if (rows * conv->grid.width < 16) rows = divide_up(16, conv->grid.width);
-  if (rows > conv->grid.height) rows = conv->grid.height;
-  conv->task_rows = rows;
-  conv->row_tasks = divide_up(conv->grid.height, rows);
-  const unsigned blocks = conv->padded / LANES;
-  unsigned splits = conv->row_tasks < wanted ? divide_up(wanted, conv->row_tasks) : 1;
-  if (splits > blocks) splits = blocks;
-  conv->lanes_per_task = divide_up(blocks, splits) * LANES;
-  if (conv->lanes_per_task > MAX_TASK_LANES) conv->lanes_per_task = MAX_TASK_LANES;
+  const unsigned height = conv->grid.height, blocks = conv->padded / LANES;
+  const unsigned least = divide_up(TILE_PIXELS, conv->grid.width);
+  unsigned best = height, best_splits = 1;
+  for (unsigned each = 2; s->threads > 1 && each <= 6; each++) {
+    unsigned rows = divide_up(height, each * s->threads);
+    if (rows < least) rows = least < height ? least : height;
+    for (unsigned splits = 1; splits <= blocks && splits <= 2 * s->threads; splits++)
+      if (busiest(conv, s->threads, rows, splits) < busiest(conv, s->threads, best, best_splits))
+        best = rows, best_splits = splits;
+  }
+  conv->task_rows = best;
+  conv->row_tasks = divide_up(height, best);
+  conv->lanes_per_task = divide_up(blocks, best_splits) * LANES;
   conv->lane_tasks = divide_up(conv->padded, conv->lanes_per_task);
 }
 
@@ -221,26 +220,61 @@ static int plan_addends(const struct bfcn_session *s, struct conv *conv) {
   return 1;
 }
 
-static void plan_scratch(struct conv *conv) {
-  size_t rows = 0, sums = 0, pointers = 0, slots = 0, row_sums = 0;
+/* Rows of the output that `pixels` pixels in a row touch, wherever a block begins. */
+static unsigned rows_touched(const struct conv *conv, unsigned pixels) {
+  const unsigned width = conv->grid.width;
+  const unsigned rows = pixels % width ? (pixels - 1 + width - 1) / width + 1 : pixels / width;
+  return rows < conv->task_rows ? rows : conv->task_rows;
+}
+
+static void plan_slots(const struct conv *conv, struct conv_term *t) {
+  const struct window *w = &t->term->window;
+  const uint64_t rows = rows_touched(conv, conv->block_pixels);
+  const uint64_t needed = rows * w->kh, height = t->grid.height;
+  const uint64_t span = (rows - 1) * w->sh + (uint64_t)(w->kh - 1) * w->dh + 1;
+  t->ring = span <= needed || height <= needed;
+  const uint64_t least = t->ring && span < needed ? span : needed;
+  t->slots = (unsigned)(least < height ? least : height);
+}
+
+static size_t take(uint64_t *at, uint64_t bytes) {
+  const size_t taken = (size_t)*at;
+  *at += (bytes + 63) / 64 * 64;
+  return taken;
+}
+
+/* Lay a thread's scratch out for blocks of block_pixels; returns its bytes. */
+static uint64_t lay_out_scratch(struct conv *conv) {
+  uint64_t at = 0;
+  const uint64_t pixels = conv->block_pixels + TILE_PIXELS;
   for (unsigned i = 0; i < conv->op->term_count; i++) {
-    const struct conv_term *t = &conv->terms[i];
-    const size_t widths = t->grid.width + 2ul * t->term->window.pw;
-    const size_t term[] = {t->row_bytes * (t->slots + 1ul), (t->slots + 1ul) * widths * 4,
-                           t->rows * (BLOCK_PIXELS + 16ul) * sizeof(void *), t->grid.height * 4ul};
-    if (term[0] > rows) rows = term[0];
-    if (t->box_scale && term[1] > row_sums) row_sums = term[1];
-    if (term[2] > pointers) pointers = term[2];
-    if (term[3] > slots) slots = term[3];
-    sums += t->sum_bytes;
+    struct conv_term *t = &conv->terms[i];
+    plan_slots(conv, t);
+    const uint64_t rows = t->slots + (t->term->window.ph > 0);
+    const uint64_t width = t->grid.width + 2ull * t->term->window.pw;
+    t->rows_at = take(&at, t->row_bytes * rows);
+    t->row_sums_at = take(&at, t->box_scale ? rows * width * sizeof(int32_t) : 0);
+    t->pixels_at = take(&at, t->rows * pixels * sizeof(void *));
+    t->slots_at = take(&at, (t->grid.height + 1ul) * sizeof(int32_t));
+    t->box_at = take(&at, conv->block_pixels * sizeof(int32_t));
+    t->sums_at = take(&at, pixels * conv->block_lanes * t->kernel->sum_bits / 8);
   }
-  conv->rows_at = 0;
-  conv->row_sums_at = round_up(rows, 64);
-  conv->pixels_at = round_up(conv->row_sums_at + row_sums, 64);
-  conv->slots_at = round_up(conv->pixels_at + pointers, 64);
-  conv->box_at = round_up(conv->slots_at + slots, 64);
-  conv->sums_at = conv->box_at + round_up(conv->op->term_count * BLOCK_PIXELS * 4ul, 64);
-  conv->scratch_bytes = conv->sums_at + sums;
+  return at;
+}
+
+/* Blocks of whole rows where rows are short, so that few rows are kept. */
+static void plan_scratch(struct conv *conv) {
+  const unsigned width = conv->grid.width;
+  unsigned lanes = LEAST_BLOCK_LANES;
+  for (unsigned i = 0; i < conv->op->term_count; i++)
+    if (conv->terms[i].kernel->nr > lanes) lanes = conv->terms[i].kernel->nr;
+  conv->block_lanes = lanes < conv->lanes_per_task ? lanes : conv->lanes_per_task;
+  unsigned rows = width < BLOCK_PIXELS ? BLOCK_PIXELS / width : 1;
+  if (rows > conv->task_rows) rows = conv->task_rows;
+  do {
+    conv->block_pixels = width < BLOCK_PIXELS ? rows * width : BLOCK_PIXELS;
+    conv->scratch_bytes = lay_out_scratch(conv);
+  } while (conv->scratch_bytes > BLOCK_BYTES && --rows > 0 && rows * width >= LEAST_PIXELS);
 }
 
 static bfcn_status plan(const struct bfcn_session *s, struct conv *conv) {
@@ -290,7 +324,7 @@ void conv_free(struct conv *conv) {
   free(conv);
 }
 
-size_t conv_scratch(const struct conv *conv) {
+uint64_t conv_scratch(const struct conv *conv) {
   return conv->scratch_bytes;
 }
 size_t conv_weight_bytes(const struct conv *conv) {

@@ -4,7 +4,11 @@
 
 #include "conv.h"
 
-enum { BLOCK_PIXELS = 128, LANES = 64, MAX_TASK_LANES = 512 };
+/* A block of pixels is expanded, multiplied and finished together: at most BLOCK_PIXELS, fewer
+ * where whole rows would take more scratch than BLOCK_BYTES, which a core's own caches hold. A tile
+ * may pass its end by TILE_PIXELS. */
+enum { BLOCK_PIXELS = 128, LEAST_PIXELS = 24, TILE_PIXELS = 8, BLOCK_BYTES = 96 << 10 };
+enum { LANES = 64, LEAST_BLOCK_LANES = 128 };
 
 /* A step of a form: its channels, the bytes of one output's weights, and the bytes of an activation
  * where codes are multiplied as numbers (0 where their planes are looked up or counted). */
@@ -37,10 +41,13 @@ struct conv_term {
   size_t block_bytes, plane_bytes;
   unsigned *first_channel; /* of each block of `lanes` outputs; NULL if all begin at 0 */
   int k, box_scale;
-  int32_t *offset;  /* [outputs] or NULL */
-  float *scale;     /* padded */
-  unsigned slots;   /* most source rows that a task expands */
-  size_t sum_bytes; /* of a block of pixels and a tile more */
+  int32_t *offset; /* [outputs] or NULL */
+  float *scale;    /* padded */
+  /* Of a thread's scratch: room for `slots` expanded source rows, all that a block reads, and one
+   * of padding. Where `ring`, row y goes to slot y % slots and stays until a later one takes it. */
+  unsigned slots;
+  int ring;
+  size_t rows_at, row_sums_at, pixels_at, slots_at, box_at, sums_at;
 };
 
 struct conv {
@@ -49,13 +56,13 @@ struct conv {
   struct grid grid;
   unsigned outputs, padded; /* channels; to whole LANES */
   unsigned task_rows, row_tasks, lane_tasks, lanes_per_task;
+  unsigned block_pixels, block_lanes; /* of a task, multiplied and finished at a time */
   struct conv_term *terms;
   float *bias, *addends; /* addends: 256 entries a residual */
   int16_t *thresholds;
   uint32_t *flips;
-  size_t scratch_bytes, weight_bytes;
-  /* Offsets into a thread's scratch. */
-  size_t rows_at, sums_at, box_at, pixels_at, slots_at, row_sums_at;
+  uint64_t scratch_bytes;
+  size_t weight_bytes;
 };
 
 /* The kernel of k's family for `left` outputs of a map `width` wide: the widest that wastes

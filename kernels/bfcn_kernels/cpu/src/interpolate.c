@@ -115,70 +115,112 @@ static void resize_nearest(const struct rows *r, unsigned row, float *out) {
   }
 }
 
-void resize_scores(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
-  const size_t line_floats = (size_t)r->out.width * r->to.channels;
-  float *out = (float *)r->s->slots[r->value].data + row * line_floats;
-  struct row_pair pair = {{(float *)scratch, (float *)scratch + line_floats},
-                          {UINT32_MAX, UINT32_MAX}};
-  for (; row < end; row++, out += line_floats) {
-    if (r->op->mode == MODE_NEAREST) {
-      resize_nearest(r, row, out);
-      continue;
-    }
-    const struct blend y = blend(r->op->mode, r->in.height, r->out.height, row);
-    hold(&pair, r, y, resize_line, NULL);
-    bfcn_backend(r->s->isa)->lerp(pair.line[0], pair.line[1], y.weight, line_floats, out);
+/* One row of a resize of scores. */
+static void resize_row(const struct rows *r, struct row_pair *pair, unsigned row, float *out) {
+  if (r->op->mode == MODE_NEAREST) {
+    resize_nearest(r, row, out);
+    return;
   }
+  const struct blend y = blend(r->op->mode, r->in.height, r->out.height, row);
+  const size_t floats = (size_t)r->out.width * r->to.channels;
+  hold(pair, r, y, resize_line, NULL);
+  bfcn_backend(r->s->isa)->lerp(pair->line[0], pair->line[1], y.weight, floats, out);
+}
+
+static struct row_pair empty_pair(const struct rows *r, uint8_t *scratch) {
+  float *lines = (float *)scratch;
+  return (struct row_pair){{lines, lines + (size_t)r->out.width * r->to.channels},
+                           {UINT32_MAX, UINT32_MAX}};
+}
+
+void resize_scores(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
+  const size_t floats = (size_t)r->out.width * r->to.channels;
+  float *out = (float *)r->s->slots[r->value].data + row * floats;
+  struct row_pair pair = empty_pair(r, scratch);
+  for (; row < end; row++, out += floats) resize_row(r, &pair, row, out);
 }
 
 uint64_t resize_scores_scratch(const struct rows *r) {
-  return 8ull * r->out.width * r->to.channels;
+  return r->op->mode == MODE_NEAREST ? 0 : 8ull * r->out.width * r->to.channels;
 }
 
-/* What argmax_line needs: the blends along x, and room for a source row, [channels][stride]. */
-struct columns {
+void add_resized(const struct rows *r, const float *other, float *out, unsigned row, unsigned end,
+                 uint8_t *scratch) {
+  const size_t floats = (size_t)r->out.width * r->to.channels;
+  float *resized = (float *)scratch;
+  struct row_pair pair = empty_pair(r, scratch + floats * sizeof *resized);
+  for (; row < end; row++, out += floats, other += floats) {
+    resize_row(r, &pair, row, resized);
+    for (size_t i = 0; i < floats; i++) out[i] = resized[i] + other[i];
+  }
+}
+
+uint64_t add_resized_scratch(const struct rows *r) {
+  return 4ull * r->out.width * r->to.channels + resize_scores_scratch(r);
+}
+
+/* What argmax_line needs of a strip of columns: the blends along x, from source column `begin`, and
+ * room for `count` columns of a source row, [channels][stride]. */
+struct strip {
+  unsigned begin, count, width;
   int32_t *first, *second;
   float *weight, *planar;
   size_t stride;
 };
 
-static size_t planar_stride(const struct rows *r) {
-  return r->in.width + LERP_SLACK;
+/* Columns that are done together, so that two lines of them stay in the first-level cache. */
+static unsigned strip_width(const struct rows *r) {
+  const unsigned fit = 6144 / r->from.channels / 16 * 16, width = fit < 64 ? 64 : fit;
+  const unsigned most = width < 256 ? width : 256;
+  return most < r->out.width ? most : r->out.width;
 }
 
-/* One line of argmax: [channels][out width]. */
+static struct strip strip_of(const struct rows *r, unsigned x, float *room) {
+  const unsigned most = strip_width(r), left = r->out.width - x;
+  struct strip s = {.width = left < most ? left : most, .weight = room};
+  s.first = (int32_t *)(room + most);
+  s.second = s.first + most;
+  s.planar = (float *)(s.second + most);
+  s.stride = r->in.width + LERP_SLACK;
+  for (unsigned i = 0; i < s.width; i++) {
+    const struct blend b = blend(r->op->mode, r->in.width, r->out.width, x + i);
+    if (i == 0) s.begin = b.first;
+    s.first[i] = (int32_t)(b.first - s.begin), s.second[i] = (int32_t)(b.second - s.begin);
+    s.weight[i] = b.weight;
+    s.count = b.second - s.begin + 1;
+  }
+  return s;
+}
+
+/* One line of a strip: [channels][width]. */
 static void argmax_line(const struct rows *r, const float *row, void *context, float *line) {
-  const struct columns *x = context;
+  const struct strip *s = context;
   const unsigned channels = r->from.channels;
-  for (unsigned i = 0; i < r->in.width; i++)
-    for (unsigned c = 0; c < channels; c++) x->planar[c * x->stride + i] = *row++;
-  bfcn_backend(r->s->isa)->lerp_columns(x->planar, x->stride, channels, x->first, x->second,
-                                        x->weight, r->out.width, line);
+  row += (size_t)s->begin * channels;
+  for (unsigned i = 0; i < s->count; i++)
+    for (unsigned c = 0; c < channels; c++) s->planar[c * s->stride + i] = *row++;
+  bfcn_backend(r->s->isa)->lerp_columns(s->planar, s->stride, channels, s->first, s->second,
+                                        s->weight, s->width, line);
 }
 
 void argmax(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
-  const size_t width = r->out.width, channels = r->from.channels;
-  float *lines = (float *)scratch;
-  struct columns x = {.weight = lines + 2 * channels * width, .stride = planar_stride(r)};
-  x.first = (int32_t *)(x.weight + width);
-  x.second = x.first + width;
-  x.planar = (float *)(x.second + width);
-  for (unsigned i = 0; i < width; i++) {
-    const struct blend b = blend(r->op->mode, r->in.width, r->out.width, i);
-    x.first[i] = (int32_t)b.first, x.second[i] = (int32_t)b.second, x.weight[i] = b.weight;
-  }
-  memset(x.planar, 0, channels * x.stride * sizeof *x.planar);
-  struct row_pair pair = {{lines, lines + channels * width}, {UINT32_MAX, UINT32_MAX}};
-  uint8_t *labels = (uint8_t *)r->s->slots[r->value].data;
-  for (; row < end; row++) {
-    const struct blend y = blend(r->op->mode, r->in.height, r->out.height, row);
-    hold(&pair, r, y, argmax_line, &x);
-    bfcn_backend(r->s->isa)->argmax_row(pair.line[0], pair.line[1], y.weight, (unsigned)channels,
-                                        width, labels + row * width);
+  const size_t channels = r->from.channels, line = channels * strip_width(r);
+  float *lines = (float *)scratch, *room = lines + 2 * line;
+  memset(scratch, 0, argmax_scratch(r));
+  for (unsigned x = 0; x < r->out.width; x += strip_width(r)) {
+    struct strip strip = strip_of(r, x, room);
+    struct row_pair pair = {{lines, lines + line}, {UINT32_MAX, UINT32_MAX}};
+    uint8_t *labels = (uint8_t *)r->s->slots[r->value].data + x;
+    for (unsigned y = row; y < end; y++) {
+      const struct blend b = blend(r->op->mode, r->in.height, r->out.height, y);
+      hold(&pair, r, b, argmax_line, &strip);
+      bfcn_backend(r->s->isa)->argmax_row(pair.line[0], pair.line[1], b.weight, (unsigned)channels,
+                                          strip.width, labels + (size_t)y * r->out.width);
+    }
   }
 }
 
 uint64_t argmax_scratch(const struct rows *r) {
-  const uint64_t channels = r->from.channels, width = r->out.width;
-  return 4 * (2 * channels * width + 3 * width + channels * planar_stride(r));
+  const uint64_t channels = r->from.channels, width = strip_width(r);
+  return 4 * (2 * channels * width + 3 * width + channels * (r->in.width + LERP_SLACK));
 }

@@ -82,7 +82,9 @@ struct expand {
   void *out;
 };
 
-/* Sums of one block of pixels -> the output. Channel vectors are padded to a multiple of 64. */
+/* Sums of one block of pixels -> the output. Channel vectors are padded to a multiple of 64. The
+ * output may take the place of a residual of the same form: of each word of a pixel's planes, or
+ * byte, the residual is read before it is written. */
 struct epilogue_term {
   const void *sums; /* uint16 or int32 [pixels][sum_stride] */
   size_t sum_stride;

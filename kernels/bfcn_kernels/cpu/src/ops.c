@@ -147,13 +147,28 @@ static void adaptive_avg_pool(const struct rows *r, unsigned row, unsigned end, 
   }
 }
 
+/* The source of an addition that is a resize computed there, as an index into sources; 2 if none.
+ */
+static unsigned streamed_source(const struct bfcn_session *s, const struct op *op) {
+  unsigned i = 0;
+  while (i < 2 && !s->slots[op->source[i]].streamed_to) i++;
+  return i;
+}
+
 static void add(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
   const size_t first = (size_t)row * r->out.width * r->to.channels;
   const size_t count = (size_t)(end - row) * r->out.width * r->to.channels;
+  const unsigned streamed = streamed_source(r->s, r->op);
+  float *out = (float *)r->s->slots[r->value].data + first;
+  if (streamed < 2) {
+    struct rows resize = rows_of(r->s, r->op->source[streamed] - 1);
+    resize.s = r->s;
+    add_resized(&resize, (const float *)source_data(r, 1 - streamed) + first, out, row, end,
+                scratch);
+    return;
+  }
   const float *a = (const float *)source_data(r, 0) + first;
   const float *b = (const float *)source_data(r, 1) + first;
-  float *out = (float *)r->s->slots[r->value].data + first;
-  (void)scratch;
   for (size_t i = 0; i < count; i++) out[i] = a[i] + b[i];
 }
 
@@ -242,7 +257,7 @@ static void mask(const struct rows *r, unsigned row, unsigned end, uint8_t *scra
       out[i] = flags[p] ? up[i] + fine[i] : up[i];
 }
 
-static struct rows rows_of(const struct bfcn_session *s, unsigned op) {
+struct rows rows_of(const struct bfcn_session *s, unsigned op) {
   static rows_function *const runs[OP_CODES_END] = {[OP_IMAGE_CODES] = image_codes,
                                                     [OP_TABLE] = table,
                                                     [OP_MAX_POOL] = max_pool,
@@ -273,6 +288,12 @@ uint64_t op_scratch(const struct bfcn_session *s, unsigned op) {
   case OP_AVG_POOL:
   case OP_ADAPTIVE_AVG_POOL:
     return 10ull * r.to.channels;
+  case OP_ADD: {
+    const unsigned streamed = streamed_source(s, r.op);
+    if (streamed == 2) return 0;
+    const struct rows resize = rows_of(s, r.op->source[streamed] - 1);
+    return add_resized_scratch(&resize);
+  }
   case OP_RESIZE:
     return r.to.kind == BFCN_SCORES ? resize_scores_scratch(&r) : resize_codes_scratch(&r);
   case OP_MASK:

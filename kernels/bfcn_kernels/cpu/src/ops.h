@@ -28,8 +28,15 @@ static inline float code_float(float t, unsigned bits) {
   return u < 0 ? 0 : u > top ? top : u;
 }
 
+/* What op `op` of a session runs on; r.s is left to the caller. */
+struct rows rows_of(const struct bfcn_session *s, unsigned op);
+
 /* interpolate.c, each with the bytes of scratch that a thread needs. */
 rows_function resize_codes, resize_scores, argmax;
+/* out = other + the rows of a resize of scores, which may be in other's place. */
+void add_resized(const struct rows *resize, const float *other, float *out, unsigned row,
+                 unsigned end, uint8_t *scratch);
+uint64_t add_resized_scratch(const struct rows *resize);
 uint64_t resize_codes_scratch(const struct rows *r);
 uint64_t resize_scores_scratch(const struct rows *r);
 uint64_t argmax_scratch(const struct rows *r);

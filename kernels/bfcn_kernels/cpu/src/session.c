@@ -1,4 +1,5 @@
 /* Plan a model for one image size, run it, and tell what happened. */
+#include "arena.h"
 #include "conv.h"
 #include "status.h"
 
@@ -11,135 +12,24 @@ static bfcn_status no_memory(void) {
   return bfcn_fail(BFCN_ERROR_MEMORY, "no memory for the session");
 }
 
-/* Systems grant memory that they do not have, and end the process that then uses it. */
-static bfcn_status check_memory(const struct bfcn_session *s) {
-  const size_t scratch = s->scratch_bytes * s->threads;
-  if (s->arena_bytes <= s->max_bytes && scratch <= s->max_bytes - s->arena_bytes) return BFCN_OK;
-  return bfcn_fail(BFCN_ERROR_MEMORY,
-                   "activations need at least %zu bytes, max_bytes is %zu: take a smaller image, "
-                   "fewer threads or more memory",
-                   s->arena_bytes + scratch, s->max_bytes);
-}
-
 static double now(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* The value whose scores are the logits, or 0. */
-static unsigned logits_value(const bfcn_model *model) {
-  const struct op *last = &model->ops[model->op_count - 1];
-  const unsigned value = last->code == OP_ARGMAX ? last->source[0] : model->op_count;
-  return model_value(model, value).kind == BFCN_SCORES ? value : 0;
-}
-
-static bfcn_status too_large(const struct op *op, const char *what, uint64_t bytes) {
-  return bfcn_fail(BFCN_ERROR_MEMORY,
-                   "op '%s': %s of %llu bytes is more than this machine addresses", op->name, what,
-                   (unsigned long long)bytes);
-}
-
-static bfcn_status shape_slots(struct bfcn_session *s) {
-  for (unsigned v = 1; v <= s->model->op_count; v++) {
-    const struct value value = model_value(s->model, v);
-    struct slot *slot = &s->slots[v];
-    uint64_t bytes = value.channels;
-    if (value.kind == BFCN_CODES && value.bits <= 4) {
-      slot->words = (value.channels + 63) / 64;
-      bytes = 8ull * value.bits * slot->words;
-    } else if (value.kind == BFCN_SCORES) {
-      bytes = 4ull * value.channels;
-    } else if (value.kind == BFCN_LABELS) {
-      bytes = 1;
-    }
-    bytes = bytes * pixels_of(s->grids[v]) + VALUE_SLACK;
-    if (!addressable(bytes)) return too_large(&s->model->ops[v - 1], "its value", bytes);
-    slot->bytes = round_up((size_t)bytes, 64);
-    slot->first = slot->last = v - 1;
-  }
-  return BFCN_OK;
-}
-
-/* Values live from the op that writes them to the last that reads them; results to the end. */
-static void find_lifetimes(struct bfcn_session *s) {
-  const unsigned count = s->model->op_count;
-  for (unsigned i = 0; i < count; i++)
-    for (unsigned j = 0; j < s->model->ops[i].source_count; j++)
-      s->slots[s->model->ops[i].source[j]].last = i;
-  s->slots[logits_value(s->model)].last = count;
-  s->slots[count].last = count;
-  for (unsigned v = 1; s->keep_values && v <= count; v++) s->slots[v].last = count;
-}
-
-static int overlap(const struct slot *a, const struct slot *b) {
-  return a->first <= b->last && b->first <= a->last;
-}
-
-/* Larger values first, each at the lowest offset that is free while it lives. */
-static void place_slot(struct bfcn_session *s, struct slot *const *placed, size_t count,
-                       struct slot *slot) {
-  slot->offset = 0;
-  for (size_t i = 0; i < count; i++) { /* placed by rising offset */
-    const struct slot *other = placed[i];
-    if (overlap(slot, other) && slot->offset + slot->bytes > other->offset &&
-        other->offset + other->bytes > slot->offset)
-      slot->offset = other->offset + other->bytes;
-  }
-  if (slot->offset + slot->bytes > s->arena_bytes) s->arena_bytes = slot->offset + slot->bytes;
-}
-
-static int larger_first(const void *a, const void *b) {
-  const struct slot *x = *(struct slot *const *)a, *y = *(struct slot *const *)b;
-  if (x->bytes != y->bytes) return x->bytes < y->bytes ? 1 : -1;
-  return x < y ? -1 : 1;
-}
-
-static bfcn_status plan_arena(struct bfcn_session *s) {
-  const size_t count = s->model->op_count;
-  struct slot **order = calloc(2 * count, sizeof *order), **placed = order + count;
-  if (!order) return no_memory();
-  find_lifetimes(s);
-  for (size_t i = 0; i < count; i++) order[i] = &s->slots[i + 1];
-  qsort(order, count, sizeof *order, larger_first);
-  int fits = 1;
-  for (size_t i = 0; fits && i < count; i++) {
-    place_slot(s, placed, i, order[i]);
-    fits = addressable(s->arena_bytes);
-    size_t at = i;
-    for (; at > 0 && placed[at - 1]->offset > order[i]->offset; at--) placed[at] = placed[at - 1];
-    placed[at] = order[i];
-  }
-  free(order);
-  if (!fits) return no_memory();
-  TRY(check_memory(s));
-  s->arena = aligned_alloc(64, s->arena_bytes);
-  if (!s->arena) return no_memory();
-  memset(s->arena, 0, s->arena_bytes);
-  for (size_t v = 1; v <= count; v++) s->slots[v].data = s->arena + s->slots[v].offset;
-  return BFCN_OK;
-}
-
-static bfcn_status plan_ops(struct bfcn_session *s) {
+static bfcn_status plan_ops(struct bfcn_session *s, uint64_t *scratch) {
   for (unsigned i = 0; i < s->model->op_count; i++) {
-    uint64_t bytes;
-    if (s->model->ops[i].code == OP_BIT_CONV) {
-      TRY(conv_plan(s, i, &s->convs[i]));
-      bytes = conv_scratch(s->convs[i]);
-      s->weight_bytes += conv_weight_bytes(s->convs[i]);
-    } else {
-      bytes = op_scratch(s, i);
+    if (s->slots[i + 1].streamed_to) continue;
+    if (s->model->ops[i].code != OP_BIT_CONV) {
+      scratch[i] = op_scratch(s, i);
+      continue;
     }
-    if (!addressable(bytes * s->threads)) return too_large(&s->model->ops[i], "scratch", bytes);
-    if (bytes > s->scratch_bytes) s->scratch_bytes = (size_t)bytes;
+    TRY(conv_plan(s, i, &s->convs[i]));
+    scratch[i] = conv_scratch(s->convs[i]);
+    s->weight_bytes += conv_weight_bytes(s->convs[i]);
   }
-  s->scratch_bytes = round_up(s->scratch_bytes + 64, 4096);
-  TRY(check_memory(s));
-  s->scratch = aligned_alloc(64, s->scratch_bytes * s->threads);
-  if (!s->scratch) return no_memory();
-  memset(s->scratch, 0, s->scratch_bytes * s->threads);
-  s->pool = pool_create(s->threads);
-  return s->pool ? BFCN_OK : bfcn_fail(BFCN_ERROR_MEMORY, "cannot start %u threads", s->threads);
+  return plan_arena(s, scratch);
 }
 
 static bfcn_status choose_isa(struct bfcn_session *s, const char *wanted) {
@@ -183,12 +73,17 @@ static bfcn_status create(struct bfcn_session *s, unsigned height, unsigned widt
   s->grids = calloc(values, sizeof *s->grids);
   s->slots = calloc(values, sizeof *s->slots);
   s->convs = calloc(values, sizeof *s->convs);
+  s->rooms = calloc(values, sizeof *s->rooms);
   s->seconds = calloc(values, sizeof *s->seconds);
-  if (!s->grids || !s->slots || !s->convs || !s->seconds) return no_memory();
+  if (!s->grids || !s->slots || !s->convs || !s->rooms || !s->seconds) return no_memory();
   TRY(model_grids(s->model, height, width, s->grids));
   TRY(shape_slots(s));
-  TRY(plan_arena(s));
-  return plan_ops(s);
+  uint64_t *scratch = calloc(values, sizeof *scratch);
+  const bfcn_status status = scratch ? plan_ops(s, scratch) : no_memory();
+  free(scratch);
+  TRY(status);
+  s->pool = pool_create(s->threads);
+  return s->pool ? BFCN_OK : bfcn_fail(BFCN_ERROR_MEMORY, "cannot start %u threads", s->threads);
 }
 
 bfcn_status bfcn_session_create(const bfcn_model *model, unsigned height, unsigned width,
@@ -215,14 +110,14 @@ void bfcn_session_free(bfcn_session *s) {
   free(s->grids);
   free(s->slots);
   free(s->convs);
+  free(s->rooms);
   free(s->seconds);
   free(s->arena);
-  free(s->scratch);
   free(s);
 }
 
 size_t bfcn_session_peak_bytes(const bfcn_session *s) {
-  return s->arena_bytes + s->scratch_bytes * s->threads;
+  return s->arena_bytes;
 }
 
 size_t bfcn_session_weight_bytes(const bfcn_session *s) {
@@ -245,6 +140,9 @@ bfcn_status bfcn_session_run(bfcn_session *s, const uint8_t *rgb, size_t stride,
   s->rgb_stride = stride;
   double before = now();
   for (unsigned i = 0; i < count; i++) {
+    if (s->slots[i + 1].streamed_to) continue;
+    s->scratch = s->rooms[i].data;
+    s->scratch_bytes = s->rooms[i].bytes;
     if (s->convs[i])
       conv_run(s, s->convs[i]);
     else

@@ -6,16 +6,25 @@
 #include "model.h"
 #include "pool.h"
 
-enum { MAX_THREADS = 64, VALUE_SLACK = 64 };
+/* Slack: bytes past the end of a value or of scratch that vector loads may touch. */
+enum { MAX_THREADS = 64, VALUE_SLACK = 64, SCRATCH_SLACK = 64 };
 
 /* How a value lies in memory. Codes of up to 4 bits are planes, uint64 [pixels][bits][words], so
  * that a 2-bit map takes 2 bits a channel; wider codes are bytes, [pixels][channels]. Scores are
  * floats. */
 struct slot {
-  void *data; /* NULL for the image, which is the caller's */
-  size_t bytes, offset;
+  void *data; /* NULL for the image, which is the caller's, and for what is not stored */
+  size_t bytes;
   unsigned words;       /* of a plane; 0 if not planes */
   unsigned first, last; /* ops that write it and read it last */
+  unsigned place_of;    /* the value whose memory it takes over; 0: it has its own */
+  unsigned streamed_to; /* the op that computes it row by row instead of reading it; 0: stored */
+};
+
+/* An op's scratch: `bytes` for each thread. */
+struct room {
+  uint8_t *data;
+  size_t bytes;
 };
 
 struct conv; /* conv.h */
@@ -25,11 +34,13 @@ struct bfcn_session {
   struct grid *grids;  /* [op_count + 1] */
   struct slot *slots;  /* [op_count + 1] */
   struct conv **convs; /* [op_count]; NULL for other ops */
+  struct room *rooms;  /* [op_count] */
   double *seconds;     /* [op_count] */
   uint8_t *arena;
-  size_t arena_bytes, scratch_bytes, weight_bytes;
-  size_t max_bytes; /* that arena and scratch may take */
-  uint8_t *scratch; /* scratch_bytes for each thread */
+  size_t arena_bytes, weight_bytes;
+  size_t max_bytes; /* that the arena may take */
+  uint8_t *scratch; /* of the op in progress: scratch_bytes for each thread */
+  size_t scratch_bytes;
   unsigned threads;
   enum isa isa;
   const char *wanted_kernel;
@@ -59,7 +70,8 @@ const uint8_t *value_codes(const struct bfcn_session *s, unsigned value, size_t 
 void value_store(const struct bfcn_session *s, unsigned value, size_t first, size_t count,
                  const uint8_t *codes);
 
-/* ops.c: every op but bit_conv. Bytes of scratch a thread needs, and the run itself. */
+/* ops.c: every op but bit_conv. Bytes of scratch a thread needs (slots are shaped before), and the
+ * run itself. */
 uint64_t op_scratch(const struct bfcn_session *s, unsigned op);
 void op_run(struct bfcn_session *s, unsigned op);
 

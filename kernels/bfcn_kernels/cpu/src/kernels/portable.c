@@ -122,25 +122,31 @@ static unsigned to_code(float t, unsigned top) {
   return u < 1.0f ? 0 : u >= (float)top ? top : (unsigned)u;
 }
 
+/* Up to a word of channels from c on, of pixel p, to planes. */
+static void store_planes(const struct epilogue *e, size_t p, unsigned c, unsigned count) {
+  const unsigned words = (e->all_channels + 63) / 64;
+  uint64_t *out = (uint64_t *)e->out + p * e->bits * words + c / 64, planes[4] = {0};
+  for (unsigned i = 0; i < count; i++) {
+    const unsigned code = to_code(pre_activation(e, p, c + i), (1u << e->bits) - 1);
+    for (unsigned b = 0; b < e->bits; b++) planes[b] |= (uint64_t)(code >> b & 1) << i;
+  }
+  for (unsigned b = 0; b < e->bits; b++) out[b * words] = planes[b];
+}
+
 static void epilogue(const struct epilogue *e) {
-  const unsigned words = (e->all_channels + 63) / 64, end = e->first + e->channels;
+  const unsigned end = e->first + e->channels;
   for (size_t p = 0; p < e->pixels; p++) {
-    uint64_t *planes = (uint64_t *)e->out + p * e->bits * words;
-    if (e->bits && e->bits <= 4)
-      for (unsigned b = 0; b < e->bits; b++)
-        memset(planes + b * words + e->first / 64, 0, (e->channels + 63) / 64 * sizeof *planes);
+    if (e->bits && e->bits <= 4) {
+      for (unsigned c = e->first; c < end; c += 64)
+        store_planes(e, p, c, end - c < 64 ? end - c : 64);
+      continue;
+    }
     for (unsigned c = e->first; c < end; c++) {
       const float t = pre_activation(e, p, c);
-      if (e->bits == 0) {
+      if (e->bits == 0)
         ((float *)e->out)[p * e->all_channels + c] = t;
-        continue;
-      }
-      const unsigned code = to_code(t, (1u << e->bits) - 1);
-      if (e->bits > 4)
-        ((uint8_t *)e->out)[p * e->all_channels + c] = (uint8_t)code;
       else
-        for (unsigned b = 0; b < e->bits; b++)
-          planes[b * words + c / 64] |= (uint64_t)(code >> b & 1) << c % 64;
+        ((uint8_t *)e->out)[p * e->all_channels + c] = (uint8_t)to_code(t, (1u << e->bits) - 1);
     }
   }
 }
