@@ -67,7 +67,23 @@ static void expand_padding(const struct task *task, const struct conv_term *t, s
   }
 }
 
-/* One source row, padding on both sides, and the sums of its codes. */
+/* Sums of pixels become, in place, sums of the windows of one row that begin at the output's x. */
+static void sum_windows(const struct task *task, const struct conv_term *t, int32_t *sums) {
+  const size_t stride = t->term->window.sw, taps = t->term->window.kw;
+  const size_t dilation = t->term->window.dw, width = task->conv->grid.width;
+  if (taps == 3 && stride == 1 && dilation == 1) {
+    for (size_t x = 0; x < width; x++) sums[x] = sums[x] + sums[x + 1] + sums[x + 2];
+    return;
+  }
+  if (taps == 1 && stride == 1) return;
+  for (size_t x = 0; x < width; x++) {
+    int32_t sum = 0;
+    for (size_t kx = 0; kx < taps; kx++) sum += sums[x * stride + kx * dilation];
+    sums[x] = sum;
+  }
+}
+
+/* One source row, padding on both sides, and the sums of its windows' codes. */
 static void expand_row(const struct task *task, const struct conv_term *t, unsigned y,
                        unsigned slot) {
   const struct slot *source = &task->s->slots[t->term->source];
@@ -88,9 +104,11 @@ static void expand_row(const struct task *task, const struct conv_term *t, unsig
     else
       memcpy(body, codes, count);
   }
-  if (!pad) return;
-  expand_padding(task, t, pad, out, sums);
-  expand_padding(task, t, pad, body + width * t->pixel_bytes, sums ? sums + pad + width : NULL);
+  if (pad) {
+    expand_padding(task, t, pad, out, sums);
+    expand_padding(task, t, pad, body + width * t->pixel_bytes, sums ? sums + pad + width : NULL);
+  }
+  if (sums) sum_windows(task, t, sums);
 }
 
 /* Expand every source row that the task's output rows read; slots[y] says where row y went. The
@@ -111,9 +129,11 @@ static void expand_rows(const struct task *task, const struct conv_term *t) {
         expand_row(task, t, (unsigned)y, used++);
       }
     }
-  if (outside)
-    expand_padding(task, t, t->grid.width + 2ul * w->pw, row_at(task, t, t->slots),
-                   t->box_scale ? row_sums_at(task, t, t->slots) : NULL);
+  if (outside) {
+    int32_t *sums = t->box_scale ? row_sums_at(task, t, t->slots) : NULL;
+    expand_padding(task, t, t->grid.width + 2ul * w->pw, row_at(task, t, t->slots), sums);
+    if (sums) sum_windows(task, t, sums);
+  }
 }
 
 /* Where the window of every pixel of a block begins in each expanded row, and the window's code
@@ -125,7 +145,6 @@ static void point(const struct task *task, const struct conv_term *t, size_t fir
                step = w->sw * t->pixel_bytes;
   const int32_t *slots = (const int32_t *)(task->scratch + task->conv->slots_at);
   const uint8_t **pixels = (const uint8_t **)(task->scratch + task->conv->pixels_at);
-  if (t->box_scale) memset(box, 0, count * sizeof *box);
   for (size_t done = 0; done < count;) {
     const size_t row = task->row + (first + done) / width, x = (first + done) % width;
     const size_t run = width - x < count - done ? width - x : count - done;
@@ -135,9 +154,11 @@ static void point(const struct task *task, const struct conv_term *t, size_t fir
       const uint8_t *at = row_at(task, t, slot) + x * step, **to = pixels + ky * stride + done;
       for (size_t i = 0; i < run; i++) to[i] = at + i * step;
       if (!t->box_scale) continue;
-      const int32_t *sums = row_sums_at(task, t, slot) + x * w->sw;
-      for (unsigned kx = 0; kx < w->kw; kx++)
-        for (size_t i = 0; i < run; i++) box[done + i] += sums[i * w->sw + kx * w->dw];
+      const int32_t *sums = row_sums_at(task, t, slot) + x;
+      if (ky == 0)
+        memcpy(box + done, sums, run * sizeof *box);
+      else
+        for (size_t i = 0; i < run; i++) box[done + i] += sums[i];
     }
     done += run;
   }

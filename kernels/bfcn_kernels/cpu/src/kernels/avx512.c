@@ -10,9 +10,35 @@
 TARGET_BEGIN(AVX512_FEATURES)
 #include "rows.h"
 
+/* Whole vectors of pixels of 1, 2 or 4 words; the number of pixels done. */
+static size_t sum_short_codes(const uint64_t *planes, unsigned bits, unsigned words, size_t pixels,
+                              int32_t *sums) {
+  const unsigned length = bits * words, at_once = 8 / length;
+  const __m512i word = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i in_pixel = _mm512_and_si512(word, _mm512_set1_epi64(length - 1));
+  const __m512i plane = _mm512_srli_epi64(in_pixel, words == 4 ? 2 : words == 2 ? 1 : 0);
+  const __m512i firsts = _mm512_castsi256_si512(_mm256_mullo_epi32(
+      _mm256_set1_epi32(2 * (int)length), _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0)));
+  const __mmask8 wanted = (__mmask8)((1u << at_once) - 1);
+  size_t p = 0;
+  for (; p + at_once <= pixels; p += at_once, planes += 8) {
+    __m512i sum = _mm512_sllv_epi64(_mm512_popcnt_epi64(_mm512_loadu_si512(planes)), plane);
+    if (length > 1) sum = _mm512_add_epi64(sum, _mm512_shuffle_epi32(sum, _MM_PERM_BADC));
+    if (length > 2) sum = _mm512_add_epi64(sum, _mm512_permutex_epi64(sum, 0x4e));
+    _mm256_mask_storeu_epi32(sums + p, wanted,
+                             _mm512_castsi512_si256(_mm512_permutexvar_epi32(firsts, sum)));
+  }
+  return p;
+}
+
 /* Sums of codes, 8 words at a time where there are that many. */
 static void sum_codes_wide(const uint64_t *planes, unsigned bits, unsigned words, size_t pixels,
                            int32_t *sums) {
+  const unsigned length = bits * words;
+  if (length == 1 || length == 2 || length == 4) {
+    const size_t done = sum_short_codes(planes, bits, words, pixels, sums);
+    planes += done * length, pixels -= done, sums += done;
+  }
   if (words < 3) {
     sum_codes(planes, bits, words, pixels, sums);
     return;
@@ -36,50 +62,69 @@ static inline __mmask64 low_bits(size_t count) {
   return count < 64 ? (1ull << count) - 1 : ~0ull;
 }
 
-/* 64 fields of 6 bits from 48 bytes: each qword takes 6 bytes, then 8 unaligned fields of them. */
-static inline __m512i six_bit_fields(const uint8_t *bytes, size_t left) {
-  const __m512i spread = _mm512_set_epi8(
-      49, 48, 47, 46, 45, 44, 43, 42, 43, 42, 41, 40, 39, 38, 37, 36, 37, 36, 35, 34, 33, 32, 31,
-      30, 31, 30, 29, 28, 27, 26, 25, 24, 25, 24, 23, 22, 21, 20, 19, 18, 19, 18, 17, 16, 15, 14,
-      13, 12, 13, 12, 11, 10, 9, 8, 7, 6, 7, 6, 5, 4, 3, 2, 1, 0);
-  const __m512i shifts = _mm512_set1_epi64(0x2a241e18120c0600);
-  const __m512i loaded = _mm512_maskz_loadu_epi8(low_bits(left), bytes);
-  const __m512i fields =
-      _mm512_multishift_epi64_epi8(shifts, _mm512_permutexvar_epi8(spread, loaded));
-  return _mm512_and_si512(fields, _mm512_set1_epi8(63));
+/* Table rows (field * 64, as u16) of fields of 6 bits: each qword of the result takes the bytes
+ * that `source` names, and each of its bytes the 8 bits from the bit on that `shifts` names. */
+static inline __m512i table_rows(__m256i bytes, __m512i source, __m512i shifts) {
+  const __m512i spread = _mm512_permutexvar_epi8(source, _mm512_castsi256_si512(bytes));
+  return _mm512_and_si512(_mm512_multishift_epi64_epi8(shifts, spread), _mm512_set1_epi16(63 << 6));
 }
 
-/* One pass: u16 offsets of table rows (field * 64), of one plane or of two side by side. */
-static inline void expand_lut6_pass(const uint8_t *low, const uint8_t *high, size_t bytes,
-                                    size_t steps, int pair, uint16_t *out) {
-  for (size_t step = 0, at = 0; step < steps; step += 64, at += 48) {
-    const size_t left = steps - step;
-    __m512i f0 = six_bit_fields(low + at, bytes - at);
-    __m512i f1 = high ? six_bit_fields(high + at, bytes - at) : _mm512_setzero_si512();
-    for (size_t q = 0; q < 64 && q < left; q += 16) {
-      const __mmask16 some = (__mmask16)low_bits(left - q < 16 ? left - q : 16);
-      const __m512i v0 = _mm512_slli_epi32(_mm512_cvtepu8_epi32(_mm512_castsi512_si128(f0)), 6);
-      const __m512i v1 = _mm512_slli_epi32(_mm512_cvtepu8_epi32(_mm512_castsi512_si128(f1)), 22);
-      if (pair)
-        _mm512_mask_storeu_epi32(out + (step + q) * 2, some, _mm512_or_si512(v0, v1));
-      else
-        _mm512_mask_cvtepi32_storeu_epi16(out + step + q, some, v0);
-      f0 = _mm512_shuffle_i64x2(f0, f0, 0x39); /* the next 128 bits */
-      f1 = _mm512_shuffle_i64x2(f1, f1, 0x39);
+/* One plane a pass: 32 steps are 24 bytes, a qword 4 fields of 3 bytes. */
+static void expand_lut6_one(const struct expand *e, unsigned plane, size_t steps, uint16_t *out,
+                            size_t stride) {
+  const long long first = 0x0302010003020100, next = 0x0303030303030303;
+  const __m512i source =
+      _mm512_set_epi64(first + 7 * next, first + 6 * next, first + 5 * next, first + 4 * next,
+                       first + 3 * next, first + 2 * next, first + next, first);
+  const __m512i shifts = _mm512_set1_epi64(0x140c0e060800023a);
+  const size_t bytes = 8ul * e->words, pixel = e->planes * bytes;
+  for (size_t step = 0, at = 0; step < steps; step += 32, at += 24) {
+    const __mmask32 inside = (__mmask32)low_bits(bytes - at),
+                    wanted = (__mmask32)low_bits(steps - step);
+    const uint8_t *low = (const uint8_t *)e->codes + plane * bytes + at;
+    uint16_t *to = out + step;
+    for (size_t p = 0; p < e->pixels; p++, low += pixel, to += stride)
+      _mm512_mask_storeu_epi16(
+          to, wanted, table_rows(_mm256_maskz_loadu_epi8(inside, low), source, shifts));
+  }
+}
+
+/* Two planes a pass, side by side: 16 steps are 12 bytes of each, a qword 2 fields of both. They
+ * begin at bit 0 of their bytes, or at bit 4 in every other qword. */
+static void expand_lut6_two(const struct expand *e, unsigned plane, size_t steps, uint16_t *out,
+                            size_t stride) {
+  const long long first = 0x1312111003020100, next = 0x0101010101010101;
+  const __m512i source =
+      _mm512_set_epi64(first + 10 * next, first + 9 * next, first + 7 * next, first + 6 * next,
+                       first + 4 * next, first + 3 * next, first + next, first);
+  const long long at_0 = 0x28200800221a023a, at_4 = 0x2c240c04261e063e;
+  const __m512i shifts = _mm512_set_epi64(at_4, at_0, at_4, at_0, at_4, at_0, at_4, at_0);
+  const size_t bytes = 8ul * e->words, pixel = e->planes * bytes;
+  const int pair = plane + 1 < e->planes;
+  for (size_t step = 0, at = 0; step < steps; step += 16, at += 12) {
+    const __mmask16 inside = (__mmask16)low_bits(bytes - at), also = pair ? inside : 0,
+                    wanted = (__mmask16)low_bits(steps - step);
+    const uint8_t *low = (const uint8_t *)e->codes + plane * bytes + at;
+    const uint8_t *high = low + (pair ? bytes : 0);
+    uint16_t *to = out + 2 * step;
+    for (size_t p = 0; p < e->pixels; p++, low += pixel, high += pixel, to += stride) {
+      const __m256i both =
+          _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_maskz_loadu_epi8(inside, low)),
+                                  _mm_maskz_loadu_epi8(also, high), 1);
+      _mm512_mask_storeu_epi32(to, wanted, table_rows(both, source, shifts));
     }
   }
 }
 
 static void expand_lut6(const struct expand *e) {
-  const size_t steps = (e->channels + 5) / 6, plane = 8ul * e->words;
-  const uint8_t *codes = (const uint8_t *)e->codes;
+  const size_t steps = (e->channels + 5) / 6, pass = steps * e->pass_planes;
+  const size_t stride = pass * ((e->planes + e->pass_planes - 1) / e->pass_planes);
   uint16_t *out = e->out;
-  for (size_t p = 0; p < e->pixels; p++, codes += e->planes * plane)
-    for (unsigned b = 0; b < e->planes; b += e->pass_planes, out += steps * e->pass_planes) {
-      const uint8_t *high =
-          e->pass_planes == 2 && b + 1 < e->planes ? codes + (b + 1) * plane : NULL;
-      expand_lut6_pass(codes + b * plane, high, plane, steps, e->pass_planes == 2, out);
-    }
+  for (unsigned plane = 0; plane < e->planes; plane += e->pass_planes, out += pass)
+    if (e->pass_planes == 1)
+      expand_lut6_one(e, plane, steps, out, stride);
+    else
+      expand_lut6_two(e, plane, steps, out, stride);
 }
 
 static void unpack(const uint64_t *planes, unsigned bits, unsigned words, size_t pixels,
