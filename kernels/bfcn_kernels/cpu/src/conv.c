@@ -166,6 +166,11 @@ static void point(const struct task *task, const struct conv_term *t, size_t fir
     for (size_t i = count; i < count + 16; i++) pixels[ky * stride + i] = pixels[ky * stride];
 }
 
+/* Sums that thresholds read are kept as k * sum: they fit 16 bits whatever the sum does. */
+static int sums_are_doubled(const struct conv *conv, const struct conv_term *t) {
+  return conv->thresholds && t->k == 2;
+}
+
 static void multiply(const struct task *task, const struct conv_term *t, size_t count, void *sums) {
   const struct conv *conv = task->conv;
   const size_t stride = task->lane_end - task->lane, sum_bytes = t->kernel->sum_bits / 8;
@@ -181,6 +186,7 @@ static void multiply(const struct task *task, const struct conv_term *t, size_t 
                    .planes = t->planes,
                    .wide = t->from.bits > 7,
                    .sum_stride = stride};
+  const unsigned doubled = sums_are_doubled(conv, t);
   const unsigned end = task->lane_end < conv->outputs ? task->lane_end : conv->outputs;
   for (unsigned lane = task->lane; lane < end;) {
     const struct gemm_kernel *k = kernel_for_outputs(t->kernel, end - lane, conv->grid.width);
@@ -189,7 +195,7 @@ static void multiply(const struct task *task, const struct conv_term *t, size_t 
     for (unsigned pass = 0; pass < t->passes; pass++) {
       g.first_byte = pass * t->pass_bytes + (t->first_channel ? t->first_channel[block] : 0) *
                                                 step_of(t->kernel->form).code_bytes;
-      g.shift = pass * k->pass_planes;
+      g.shift = pass * k->pass_planes + doubled;
       g.accumulate = pass > 0;
       for (size_t p = 0; p < count; p += k->mr) {
         g.pixels = pixels + p;
@@ -249,7 +255,7 @@ static void run_block(const struct task *task, unsigned term, size_t first, size
   *out = (struct epilogue_term){.sums = sums,
                                 .sum_stride = task->lane_end - task->lane,
                                 .sum_bits = t->kernel->sum_bits,
-                                .k = t->k,
+                                .k = sums_are_doubled(task->conv, t) ? 1 : t->k,
                                 .box_scale = t->box_scale,
                                 .box = box,
                                 .offset = t->offset,

@@ -337,73 +337,93 @@ static inline __m512i threshold_of(const __m512i *thresholds, int residual_bits,
   return _mm512_mask_mov_epi16(low, r1, high);
 }
 
-/* 32 channels of every pixel: thresholds stay in registers, comparisons give plane bits. */
-TILE threshold_block(const struct epilogue *e, unsigned c, const int residual_bits,
-                     const int bits) {
+enum { THRESHOLD_PIXELS = 128 };
+
+static inline void store_reached(uint8_t *out, uint32_t bits) {
+  memcpy(out, &bits, 4);
+}
+
+/* 32 channels of `count` pixels from `first` on: thresholds stay in registers, comparisons give
+ * plane bits. Code 1 or 3: an odd number of steps is reached. box: box_scale * box, twice. */
+TILE threshold_block(const struct epilogue *e, unsigned c, size_t first, size_t count,
+                     const uint32_t *box, const int residual_bits, const int bits) {
   const struct epilogue_term *term = &e->term[0];
   const int steps = bits == 2 ? 3 : 1, codes = 1 << residual_bits;
-  const size_t plane = (e->all_channels + 63) / 64 * 8;
-  const unsigned block = (e->first + c) / 32;
+  const size_t plane = (e->all_channels + 63) / 64 * 8, block = (e->first + c) / 32;
+  const size_t residual_bytes = (size_t)residual_bits * plane, bytes = (size_t)bits * plane;
   const uint32_t flip = e->flips[block];
   __m512i thresholds[12];
   UNROLLED
   for (int i = 0; i < steps * codes; i++)
     thresholds[i] =
-        _mm512_load_si512(e->thresholds + (block * (unsigned)(steps * codes) + (unsigned)i) * 32ul);
-  const uint8_t *residual =
-      residual_bits ? (const uint8_t *)e->residual[0].codes + 4ul * block : NULL;
-  uint8_t *out = (uint8_t *)e->out + 4ul * block;
-  const uint16_t *sums = (const uint16_t *)term->sums + c;
-  const size_t pixels = e->pixels, stride = term->sum_stride;
-  const int32_t *box = term->box;
-  const int box_scale = term->box_scale, twice = term->k == 2;
-  for (size_t p = 0; p < pixels; p++, sums += stride, out += (unsigned)bits * plane) {
+        _mm512_load_si512(e->thresholds + (block * (size_t)(steps * codes) + (size_t)i) * 32);
+  const uint8_t *residual = NULL;
+  if (residual_bits)
+    residual = (const uint8_t *)e->residual[0].codes + first * residual_bytes + 4 * block;
+  uint8_t *out = (uint8_t *)e->out + first * bytes + 4 * block;
+  const size_t stride = term->sum_stride;
+  const uint16_t *sums = (const uint16_t *)term->sums + first * stride + c;
+  const int twice = term->k == 2;
+  for (size_t p = 0; p < count; p++, sums += stride, out += bytes) {
     __m512i acc = _mm512_loadu_si512(sums);
     if (twice) acc = _mm512_add_epi16(acc, acc);
-    acc = _mm512_add_epi16(acc, _mm512_set1_epi16((short)(box_scale * box[p])));
-    uint32_t r0 = 0, r1 = 0;
-    if (residual_bits) {
-      memcpy(&r0, residual, 4);
-      if (residual_bits == 2) memcpy(&r1, residual + plane, 4);
-      residual += (unsigned)residual_bits * plane;
+    acc = _mm512_add_epi16(acc, _mm512_set1_epi32((int)box[p]));
+    __mmask32 r0 = 0, r1 = 0;
+    if (residual_bits) memcpy(&r0, residual, 4);
+    if (residual_bits == 2) memcpy(&r1, residual + plane, 4);
+    if (residual_bits) residual += residual_bytes;
+    if (bits == 2 && residual_bits == 0) { /* signs of differences: a mask less to move */
+      __m512i left[3];
+      UNROLLED
+      for (int j = 0; j < steps; j++) left[j] = _mm512_subs_epi16(thresholds[j], acc);
+      const __m512i odd = _mm512_ternarylogic_epi32(left[0], left[1], left[2], 0x96);
+      store_reached(out, _mm512_movepi16_mask(odd) ^ flip);
+      store_reached(out + plane, _mm512_movepi16_mask(left[1]) ^ flip);
+      continue;
     }
     uint32_t reached[3];
     UNROLLED
     for (int j = 0; j < steps; j++)
       reached[j] =
           _mm512_cmpgt_epi16_mask(acc, threshold_of(thresholds, residual_bits, steps, j, r0, r1));
-    uint32_t low = reached[0] ^ flip;
     if (bits == 2) {
-      const uint32_t high = reached[1] ^ flip;
-      low ^= reached[1] ^ reached[2]; /* code 1 or 3: an odd number of steps is reached */
-      memcpy(out + plane, &high, 4);
+      store_reached(out + plane, reached[1] ^ flip);
+      reached[0] ^= reached[1] ^ reached[2];
     }
-    memcpy(out, &low, 4);
+    store_reached(out, reached[0] ^ flip);
   }
 }
 
 static void epilogue_threshold(const struct epilogue *e) {
+  const struct epilogue_term *term = &e->term[0];
   const unsigned residual_bits = e->residuals ? e->residual[0].bits : 0;
   const unsigned end = (e->channels + 63) / 64 * 64;
-  for (unsigned c = 0; c < end; c += 32) switch (residual_bits * 4 + e->bits) {
-    case 1:
-      threshold_block(e, c, 0, 1);
-      break;
-    case 2:
-      threshold_block(e, c, 0, 2);
-      break;
-    case 5:
-      threshold_block(e, c, 1, 1);
-      break;
-    case 6:
-      threshold_block(e, c, 1, 2);
-      break;
-    case 9:
-      threshold_block(e, c, 2, 1);
-      break;
-    default:
-      threshold_block(e, c, 2, 2);
-    }
+  for (size_t first = 0; first < e->pixels; first += THRESHOLD_PIXELS) {
+    const size_t left = e->pixels - first;
+    const size_t count = left < THRESHOLD_PIXELS ? left : THRESHOLD_PIXELS;
+    uint32_t box[THRESHOLD_PIXELS];
+    for (size_t p = 0; p < count; p++)
+      box[p] = 0x10001u * (uint16_t)(term->box_scale * term->box[first + p]);
+    for (unsigned c = 0; c < end; c += 32) switch (residual_bits * 4 + e->bits) {
+      case 1:
+        threshold_block(e, c, first, count, box, 0, 1);
+        break;
+      case 2:
+        threshold_block(e, c, first, count, box, 0, 2);
+        break;
+      case 5:
+        threshold_block(e, c, first, count, box, 1, 1);
+        break;
+      case 6:
+        threshold_block(e, c, first, count, box, 1, 2);
+        break;
+      case 9:
+        threshold_block(e, c, first, count, box, 2, 1);
+        break;
+      default:
+        threshold_block(e, c, first, count, box, 2, 2);
+      }
+  }
 }
 
 static void expand_bits(const struct expand *e) {
