@@ -218,90 +218,128 @@ static void store_planes(const struct epilogue *e, size_t p) {
   }
 }
 
-/* acc * scale of 16 lanes; the width of the sums is a constant. */
-static inline __m512 product_of(const struct epilogue_term *t, const int sum_bits, size_t p,
-                                unsigned c, __m512i offset, __m512 scale) {
-  const size_t at = p * t->sum_stride + c;
-  __m512i acc;
-  if (sum_bits == 16)
-    acc = _mm512_cvtepu16_epi32(
-        _mm256_loadu_si256((const __m256i *)((const uint16_t *)t->sums + at)));
-  else
-    acc = _mm512_loadu_si512((const int32_t *)t->sums + at);
-  if (t->k == 2) acc = _mm512_add_epi32(acc, acc);
-  if (t->box_scale)
-    offset = _mm512_add_epi32(
-        offset, _mm512_set1_epi32((int32_t)((uint32_t)t->box_scale * (uint32_t)t->box[p])));
+enum { SPAN_PIXELS = 128 };
+
+/* acc * scale of 16 lanes of 16-bit sums: k * sum + box is below 2^24, so float32 holds it. */
+static inline __m512 short_product(const uint16_t *sums, float k, float box, __m512 scale) {
+  const __m512i sum = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)sums));
+  const __m512 acc =
+      _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(k), _mm512_set1_ps(box));
+  return _mm512_mul_ps(acc, scale);
+}
+
+static inline __m512 long_product(const int32_t *sums, int k, __m512i offset, __m512 scale) {
+  __m512i acc = _mm512_loadu_si512(sums);
+  if (k == 2) acc = _mm512_add_epi32(acc, acc);
   return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(acc, offset)), scale);
 }
 
-/* Codes of 1 or 2 bits of 16 lanes of every pixel, without residuals: coefficients stay in
- * registers, and code >= j where t + 0.5 >= j. */
-TILE low_bit_block(const struct epilogue *e, unsigned c, const unsigned bits, const unsigned terms,
+/* 32 bits where t + 0.5 reaches 1, 2 or 3: 0.5 - 2^-25 is the least that rounds to 1. */
+static inline uint32_t reaches(const __m512 t[2], float least) {
+  const __mmask16 first = _mm512_cmp_ps_mask(t[0], _mm512_set1_ps(least), _CMP_GE_OQ);
+  return _mm512_cmp_ps_mask(t[1], _mm512_set1_ps(least), _CMP_GE_OQ) * 0x10000u + first;
+}
+
+static inline void store_bits(uint8_t *out, uint32_t bits) {
+  memcpy(out, &bits, 4);
+}
+
+/* Codes of 1 or 2 bits of 32 lanes of `count` pixels from `first` on, without residuals, a box or
+ * an offset only where sums have 16 or 32 bits: coefficients stay in registers. */
+TILE low_bit_block(const struct epilogue *e, unsigned c, size_t first, size_t count,
+                   const float box[2][SPAN_PIXELS], const unsigned bits, const unsigned terms,
                    const int sum_bits) {
   const size_t plane = (e->all_channels + 63) / 64 * 8;
   const unsigned channel = e->first + c;
-  uint8_t *out = (uint8_t *)e->out + channel / 8;
-  const __m512 bias = _mm512_loadu_ps(e->bias + channel);
-  __m512 scale[2];
-  __m512i offset[2];
+  uint8_t *out = (uint8_t *)e->out + first * bits * plane + channel / 8;
+  __m512 bias[2], scale[2][2];
+  __m512i offset[2][2];
+  const uint8_t *sums[2];
   UNROLLED
-  for (unsigned i = 0; i < terms; i++) {
-    scale[i] = _mm512_loadu_ps(e->term[i].scale + channel);
-    offset[i] = e->term[i].offset ? _mm512_loadu_si512(e->term[i].offset + channel)
-                                  : _mm512_setzero_si512();
+  for (unsigned h = 0; h < 2; h++) {
+    bias[h] = _mm512_loadu_ps(e->bias + channel + 16 * h);
+    UNROLLED
+    for (unsigned i = 0; i < terms; i++) {
+      const struct epilogue_term *t = &e->term[i];
+      scale[i][h] = _mm512_loadu_ps(t->scale + channel + 16 * h);
+      offset[i][h] =
+          t->offset ? _mm512_loadu_si512(t->offset + channel + 16 * h) : _mm512_setzero_si512();
+      sums[i] = (const uint8_t *)t->sums + (first * t->sum_stride + c) * (size_t)sum_bits / 8;
+    }
   }
-  for (size_t p = 0; p < e->pixels; p++, out += bits * plane) {
-    __m512 t = _mm512_add_ps(product_of(&e->term[0], sum_bits, p, c, offset[0], scale[0]), bias);
-    if (terms == 2)
-      t = _mm512_add_ps(t, product_of(&e->term[1], sum_bits, p, c, offset[1], scale[1]));
-    const __m512 u = _mm512_add_ps(t, _mm512_set1_ps(0.5f));
-    const unsigned one = _mm512_cmp_ps_mask(u, _mm512_set1_ps(1), _CMP_GE_OQ);
+  for (size_t p = 0; p < count; p++, out += bits * plane) {
+    __m512 t[2];
+    UNROLLED
+    for (unsigned i = 0; i < terms; i++) {
+      UNROLLED
+      for (unsigned h = 0; h < 2; h++) {
+        const __m512 product =
+            sum_bits == 16
+                ? short_product((const uint16_t *)sums[i] + 16 * h, (float)e->term[i].k, box[i][p],
+                                scale[i][h])
+                : long_product((const int32_t *)sums[i] + 16 * h, e->term[i].k, offset[i][h],
+                               scale[i][h]);
+        t[h] = _mm512_add_ps(i ? t[h] : product, i ? product : bias[h]);
+      }
+      sums[i] += e->term[i].sum_stride * (size_t)sum_bits / 8;
+    }
+    const uint32_t one = reaches(t, 0x1.fffffep-2f);
     if (bits == 1) {
-      const uint16_t only = (uint16_t)one;
-      memcpy(out, &only, 2);
+      store_bits(out, one);
       continue;
     }
-    const unsigned two = _mm512_cmp_ps_mask(u, _mm512_set1_ps(2), _CMP_GE_OQ);
-    const unsigned three = _mm512_cmp_ps_mask(u, _mm512_set1_ps(3), _CMP_GE_OQ);
-    const uint16_t low = (uint16_t)((one & ~two) | three), high = (uint16_t)two;
-    memcpy(out, &low, 2);
-    memcpy(out + plane, &high, 2);
+    const uint32_t two = reaches(t, 1.5f);
+    store_bits(out, one ^ two ^ reaches(t, 2.5f));
+    store_bits(out + plane, two);
   }
+}
+
+/* Whether blocks serve a term: sums of 16 bits have no offset, those of 32 no box. */
+static int blocks_serve(const struct epilogue_term *t, unsigned sum_bits) {
+  return t->sum_bits == sum_bits && (sum_bits == 16 ? !t->offset : !t->box_scale);
 }
 
 /* Whether the blocks serve this epilogue: then all its planes are written. */
 static int low_bit_blocks(const struct epilogue *e) {
-  const unsigned wide = e->term[0].sum_bits == 32;
+  const unsigned sum_bits = e->term[0].sum_bits;
   if (e->bits < 1 || e->bits > 2 || e->residuals || e->terms > 2 || e->channels % 64 ||
-      (e->terms == 2 && e->term[1].sum_bits != e->term[0].sum_bits))
+      !blocks_serve(&e->term[0], sum_bits) || !blocks_serve(&e->term[e->terms - 1], sum_bits))
     return 0;
-  for (unsigned c = 0; c < e->channels; c += 16)
-    switch ((e->bits - 1) * 4 + (e->terms - 1) * 2 + wide) {
-    case 0:
-      low_bit_block(e, c, 1, 1, 16);
-      break;
-    case 1:
-      low_bit_block(e, c, 1, 1, 32);
-      break;
-    case 2:
-      low_bit_block(e, c, 1, 2, 16);
-      break;
-    case 3:
-      low_bit_block(e, c, 1, 2, 32);
-      break;
-    case 4:
-      low_bit_block(e, c, 2, 1, 16);
-      break;
-    case 5:
-      low_bit_block(e, c, 2, 1, 32);
-      break;
-    case 6:
-      low_bit_block(e, c, 2, 2, 16);
-      break;
-    default:
-      low_bit_block(e, c, 2, 2, 32);
-    }
+  for (size_t first = 0; first < e->pixels; first += SPAN_PIXELS) {
+    const size_t left = e->pixels - first, count = left < SPAN_PIXELS ? left : SPAN_PIXELS;
+    float box[2][SPAN_PIXELS];
+    for (unsigned i = 0; i < e->terms; i++)
+      for (size_t p = 0; p < count; p++)
+        box[i][p] = e->term[i].box_scale
+                        ? (float)(e->term[i].box_scale * e->term[i].box[first + p])
+                        : 0.0f;
+    for (unsigned c = 0; c < e->channels; c += 32)
+      switch ((e->bits - 1) * 4 + (e->terms - 1) * 2 + (sum_bits == 32)) {
+      case 0:
+        low_bit_block(e, c, first, count, box, 1, 1, 16);
+        break;
+      case 1:
+        low_bit_block(e, c, first, count, box, 1, 1, 32);
+        break;
+      case 2:
+        low_bit_block(e, c, first, count, box, 1, 2, 16);
+        break;
+      case 3:
+        low_bit_block(e, c, first, count, box, 1, 2, 32);
+        break;
+      case 4:
+        low_bit_block(e, c, first, count, box, 2, 1, 16);
+        break;
+      case 5:
+        low_bit_block(e, c, first, count, box, 2, 1, 32);
+        break;
+      case 6:
+        low_bit_block(e, c, first, count, box, 2, 2, 16);
+        break;
+      default:
+        low_bit_block(e, c, first, count, box, 2, 2, 32);
+      }
+  }
   return 1;
 }
 
@@ -335,12 +373,6 @@ static inline __m512i threshold_of(const __m512i *thresholds, int residual_bits,
   const __m512i high =
       _mm512_mask_mov_epi16(thresholds[2 * steps + j], r0, thresholds[3 * steps + j]);
   return _mm512_mask_mov_epi16(low, r1, high);
-}
-
-enum { THRESHOLD_PIXELS = 128 };
-
-static inline void store_reached(uint8_t *out, uint32_t bits) {
-  memcpy(out, &bits, 4);
 }
 
 /* 32 channels of `count` pixels from `first` on: thresholds stay in registers, comparisons give
@@ -377,8 +409,8 @@ TILE threshold_block(const struct epilogue *e, unsigned c, size_t first, size_t 
       UNROLLED
       for (int j = 0; j < steps; j++) left[j] = _mm512_subs_epi16(thresholds[j], acc);
       const __m512i odd = _mm512_ternarylogic_epi32(left[0], left[1], left[2], 0x96);
-      store_reached(out, _mm512_movepi16_mask(odd) ^ flip);
-      store_reached(out + plane, _mm512_movepi16_mask(left[1]) ^ flip);
+      store_bits(out, _mm512_movepi16_mask(odd) ^ flip);
+      store_bits(out + plane, _mm512_movepi16_mask(left[1]) ^ flip);
       continue;
     }
     uint32_t reached[3];
@@ -387,10 +419,10 @@ TILE threshold_block(const struct epilogue *e, unsigned c, size_t first, size_t 
       reached[j] =
           _mm512_cmpgt_epi16_mask(acc, threshold_of(thresholds, residual_bits, steps, j, r0, r1));
     if (bits == 2) {
-      store_reached(out + plane, reached[1] ^ flip);
+      store_bits(out + plane, reached[1] ^ flip);
       reached[0] ^= reached[1] ^ reached[2];
     }
-    store_reached(out, reached[0] ^ flip);
+    store_bits(out, reached[0] ^ flip);
   }
 }
 
@@ -398,10 +430,10 @@ static void epilogue_threshold(const struct epilogue *e) {
   const struct epilogue_term *term = &e->term[0];
   const unsigned residual_bits = e->residuals ? e->residual[0].bits : 0;
   const unsigned end = (e->channels + 63) / 64 * 64;
-  for (size_t first = 0; first < e->pixels; first += THRESHOLD_PIXELS) {
+  for (size_t first = 0; first < e->pixels; first += SPAN_PIXELS) {
     const size_t left = e->pixels - first;
-    const size_t count = left < THRESHOLD_PIXELS ? left : THRESHOLD_PIXELS;
-    uint32_t box[THRESHOLD_PIXELS];
+    const size_t count = left < SPAN_PIXELS ? left : SPAN_PIXELS;
+    uint32_t box[SPAN_PIXELS];
     for (size_t p = 0; p < count; p++)
       box[p] = 0x10001u * (uint16_t)(term->box_scale * term->box[first + p]);
     for (unsigned c = 0; c < end; c += 32) switch (residual_bits * 4 + e->bits) {
