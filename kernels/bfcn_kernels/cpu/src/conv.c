@@ -136,6 +136,16 @@ static void expand_rows(const struct task *task, const struct conv_term *t) {
   }
 }
 
+/* Copy filter row ky of `count` pixels, `step` bytes apart, to their windows. Whole vectors are
+ * copied: what they write too much is the next row's, or past the last. */
+static void gather(const struct conv_term *t, const uint8_t *from, size_t step, size_t count,
+                   unsigned ky, uint8_t *windows) {
+  uint8_t *to = windows + ky * t->run_bytes;
+  for (size_t i = 0; i < count; i++, from += step, to += t->window_bytes)
+    for (size_t at = 0; at < t->run_bytes; at += GATHER_BYTES)
+      memcpy(to + at, from + at, GATHER_BYTES);
+}
+
 /* Where the window of every pixel of a block begins in each expanded row, and the window's code
  * sum. */
 static void point(const struct task *task, const struct conv_term *t, size_t first, size_t count,
@@ -145,6 +155,7 @@ static void point(const struct task *task, const struct conv_term *t, size_t fir
                step = w->sw * t->pixel_bytes;
   const int32_t *slots = (const int32_t *)(task->scratch + task->conv->slots_at);
   const uint8_t **pixels = (const uint8_t **)(task->scratch + task->conv->pixels_at);
+  uint8_t *windows = task->scratch + task->conv->windows_at;
   for (size_t done = 0; done < count;) {
     const size_t row = task->row + (first + done) / width, x = (first + done) % width;
     const size_t run = width - x < count - done ? width - x : count - done;
@@ -152,7 +163,10 @@ static void point(const struct task *task, const struct conv_term *t, size_t fir
       const int64_t y = (int64_t)row * w->sh + (int64_t)ky * w->dh - w->ph;
       const unsigned slot = y < 0 || y >= t->grid.height ? t->slots : (unsigned)slots[y];
       const uint8_t *at = row_at(task, t, slot) + x * step, **to = pixels + ky * stride + done;
-      for (size_t i = 0; i < run; i++) to[i] = at + i * step;
+      if (t->window_bytes)
+        gather(t, at, step, run, ky, windows + done * t->window_bytes);
+      else
+        for (size_t i = 0; i < run; i++) to[i] = at + i * step;
       if (!t->box_scale) continue;
       const int32_t *sums = row_sums_at(task, t, slot) + x;
       if (ky == 0)
@@ -162,7 +176,8 @@ static void point(const struct task *task, const struct conv_term *t, size_t fir
     }
     done += run;
   }
-  for (unsigned ky = 0; ky < w->kh; ky++) /* a last tile may pass the block's end */
+  for (size_t i = 0; t->window_bytes && i < count; i++) pixels[i] = windows + i * t->window_bytes;
+  for (size_t ky = 0; ky < t->rows; ky++) /* a last tile may pass the block's end */
     for (size_t i = count; i < count + 16; i++) pixels[ky * stride + i] = pixels[ky * stride];
 }
 

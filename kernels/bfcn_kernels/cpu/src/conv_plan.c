@@ -88,6 +88,18 @@ static bfcn_status choose(const struct bfcn_session *s, const struct conv *conv,
   return BFCN_OK;
 }
 
+/* Where rows leave a tenth of their steps' channels empty, as 7 taps of 3 channels do, those of a
+ * pixel are gathered into one run. */
+static void gather_rows(struct conv_term *t, struct step step) {
+  const size_t run = t->term->window.kw * t->from.channels;
+  const size_t steps = (t->rows * run + step.channels - 1) / step.channels;
+  if (10 * steps > 9 * t->rows * t->steps) return;
+  t->run_bytes = run * step.code_bytes;
+  t->window_bytes = (t->rows - 1) * t->run_bytes + round_up(t->run_bytes, GATHER_BYTES);
+  t->rows = 1;
+  t->steps = steps;
+}
+
 static void expanded_form(struct conv_term *t) {
   const struct window *w = &t->term->window;
   const unsigned channels = t->from.channels, per_group = channels / t->term->groups;
@@ -112,6 +124,7 @@ static void expanded_form(struct conv_term *t) {
     if (t->term->groups == 1 && w->dw == 1) { /* the taps of a row touch: one long run */
       t->columns = 1;
       t->steps = divide_up(w->kw * channels, step.channels);
+      gather_rows(t, step);
     }
   }
   t->pixel_bytes = t->pass_bytes * t->passes;
@@ -222,7 +235,7 @@ static int plan_addends(const struct bfcn_session *s, struct conv *conv) {
 }
 
 static void plan_scratch(struct conv *conv) {
-  size_t rows = 0, sums = 0, pointers = 0, slots = 0, row_sums = 0;
+  size_t rows = 0, sums = 0, pointers = 0, slots = 0, row_sums = 0, windows = 0;
   for (unsigned i = 0; i < conv->op->term_count; i++) {
     const struct conv_term *t = &conv->terms[i];
     const size_t widths = t->grid.width + 2ul * t->term->window.pw;
@@ -232,6 +245,7 @@ static void plan_scratch(struct conv *conv) {
     if (t->box_scale && term[1] > row_sums) row_sums = term[1];
     if (term[2] > pointers) pointers = term[2];
     if (term[3] > slots) slots = term[3];
+    if (BLOCK_PIXELS * t->window_bytes > windows) windows = BLOCK_PIXELS * t->window_bytes;
     sums += t->sum_bytes;
   }
   conv->rows_at = 0;
@@ -240,7 +254,8 @@ static void plan_scratch(struct conv *conv) {
   conv->slots_at = round_up(conv->pixels_at + pointers, 64);
   conv->box_at = round_up(conv->slots_at + slots, 64);
   conv->sums_at = conv->box_at + round_up(conv->op->term_count * BLOCK_PIXELS * 4ul, 64);
-  conv->scratch_bytes = conv->sums_at + sums;
+  conv->windows_at = conv->sums_at + sums;
+  conv->scratch_bytes = conv->windows_at + windows;
 }
 
 static bfcn_status plan(const struct bfcn_session *s, struct conv *conv) {

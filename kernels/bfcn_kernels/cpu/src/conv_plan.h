@@ -4,7 +4,7 @@
 
 #include "conv.h"
 
-enum { BLOCK_PIXELS = 128, LANES = 64, MAX_TASK_LANES = 512 };
+enum { BLOCK_PIXELS = 128, LANES = 64, MAX_TASK_LANES = 512, GATHER_BYTES = 16 };
 
 /* A step of a form: its channels, the bytes of one output's weights, and the bytes of an activation
  * where codes are multiplied as numbers (0 where their planes are looked up or counted). */
@@ -33,6 +33,7 @@ struct conv_term {
   size_t run;                    /* of steps between two widenings, for lookups */
   size_t pixel_bytes, row_bytes; /* expanded; row_bytes with padding pixels and slack */
   size_t pass_bytes;             /* from one pass's part of a pixel to the next's */
+  size_t run_bytes, window_bytes; /* of a filter row, and of its rows gathered for a pixel; or 0 */
   uint8_t *weights;
   size_t block_bytes, plane_bytes;
   unsigned *first_channel; /* of each block of `lanes` outputs; NULL if all begin at 0 */
@@ -55,7 +56,7 @@ struct conv {
   uint32_t *flips;
   size_t scratch_bytes, weight_bytes;
   /* Offsets into a thread's scratch. */
-  size_t rows_at, sums_at, box_at, pixels_at, slots_at, row_sums_at;
+  size_t rows_at, sums_at, box_at, pixels_at, slots_at, row_sums_at, windows_at;
 };
 
 /* The kernel of k's family for `left` outputs of a map `width` wide: the widest that wastes
