@@ -93,6 +93,59 @@ TILE lut4_tile(const struct gemm *g, const int p, const int nv) {
                    total[i], high[i]);
 }
 
+/* Three columns at stride 1 share their tables: those of p + 2 neighbouring source pixels serve p
+ * output pixels, which are neighbours in one row. */
+TILE lut4_tile_k3(const struct gemm *g, const int p, const int nv) {
+  enum { COLUMNS = 3 };
+  __m256i total[8], high[8];
+  UNROLLED
+  for (int i = 0; i < p * nv; i++) total[i] = high[i] = _mm256_setzero_si256();
+  for (unsigned plane = g->planes; plane-- > 0;) {
+    const uint8_t *w = (const uint8_t *)g->weights + plane * g->plane_bytes;
+    UNROLLED
+    for (int i = 0; i < p * nv; i++) {
+      total[i] = _mm256_add_epi16(total[i], total[i]);
+      high[i] = _mm256_add_epi16(high[i], high[i]);
+    }
+    for (size_t row = 0; row < g->rows; row++, w += 2 * g->steps * 32) {
+      const uint8_t *x = g->pixels[row * g->row_stride] + g->first_byte;
+      for (size_t done = 0; done < g->steps;) {
+        const size_t stop = g->steps - done > g->run ? done + g->run : g->steps;
+        __m256i bytes[8];
+        UNROLLED
+        for (int i = 0; i < p * nv; i++) bytes[i] = _mm256_setzero_si256();
+        ROLLED
+        for (; done < stop; done++, w += 32) {
+          __m256i index[COLUMNS][2];
+          UNROLLED
+          for (int i = 0; i < COLUMNS * nv; i++)
+            index[i / nv][i % nv] = load_index(w + (size_t)(i / nv) * g->steps * 32 +
+                                               (size_t)(i % nv) * g->block_bytes);
+          UNROLLED
+          for (int j = 0; j < p + COLUMNS - 1; j++) {
+            const __m256i table =
+                lut4_table(((const uint16_t *)(x + (size_t)j * g->column_bytes))[done]);
+            UNROLLED
+            for (int column = 0; column < COLUMNS; column++) {
+              const int i = j - column; /* the output pixel that sees source pixel j there */
+              if (i < 0 || i >= p) continue;
+              UNROLLED
+              for (int n = 0; n < nv; n++)
+                add_bytes(&bytes[i * nv + n], _mm256_shuffle_epi8(table, index[column][n]));
+            }
+          }
+        }
+        UNROLLED
+        for (int i = 0; i < p * nv; i++) widen(bytes[i], &total[i], &high[i]);
+      }
+    }
+  }
+  UNROLLED
+  for (int i = 0; i < p * nv; i++)
+    store_lut_sums(g, (uint16_t *)g->sums + (size_t)(i / nv) * g->sum_stride + i % nv * 32,
+                   total[i], high[i]);
+}
+
 void lut4_gemm_a1_4x64__avx2(const struct gemm *g) {
   lut4_tile(g, 4, 2);
 }
@@ -111,6 +164,19 @@ void lut4_gemm_a1_4x32__avx2(const struct gemm *g) {
 void lut4_gemm_a2_4x32__avx2(const struct gemm *g) {
   lut4_tile(g, 4, 1);
 }
+void lut4_gemm_a1_4x64k3__avx2(const struct gemm *g) {
+  lut4_tile_k3(g, 4, 2);
+}
+void lut4_gemm_a2_4x64k3__avx2(const struct gemm *g) {
+  lut4_tile_k3(g, 4, 2);
+}
+void lut4_gemm_a1_8x32k3__avx2(const struct gemm *g) {
+  lut4_tile_k3(g, 8, 1);
+}
+void lut4_gemm_a2_8x32k3__avx2(const struct gemm *g) {
+  lut4_tile_k3(g, 8, 1);
+}
+
 /* p pixels x 16 outputs x 2 channels: 16-bit numbers, since 255 * 127 * 2 would pass the 16 bits
  * that products of bytes are summed in. */
 TILE int16_tile(const struct gemm *g, const int p) {
