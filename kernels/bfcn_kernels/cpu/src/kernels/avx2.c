@@ -220,28 +220,34 @@ static inline __m128i bytes_of(uint64_t word) {
   return _mm_cvtsi64_si128((long long)word);
 }
 
-/* u16 offsets of tables (field * 16), field = 4 bits of the low plane, 4 of the high. */
+/* u16 offsets of tables (field * 16) of 64 channels, field = 4 bits of v0, 4 of v1: the lower byte
+ * of an offset is 4 bits of v0, its upper one 4 bits of v1. */
+static inline void lut4_offsets(uint64_t v0, uint64_t v1, uint16_t out[16]) {
+  const __m128i low = bytes_of(v0), high = bytes_of(v1);
+  const __m128i first = _mm_set1_epi8(15), second = _mm_set1_epi8((char)240);
+  const __m128i even = _mm_unpacklo_epi8(_mm_and_si128(_mm_slli_epi16(low, 4), second),
+                                         _mm_and_si128(high, first));
+  const __m128i odd = _mm_unpacklo_epi8(_mm_and_si128(low, second),
+                                        _mm_and_si128(_mm_srli_epi16(high, 4), first));
+  _mm_storeu_si128((__m128i *)out, _mm_unpacklo_epi16(even, odd));
+  _mm_storeu_si128((__m128i *)(out + 8), _mm_unpackhi_epi16(even, odd));
+}
+
 static void expand_lut4(const struct expand *e) {
-  const size_t steps = (e->channels + 3) / 4;
-  const __m128i nibble = _mm_set1_epi8(15);
+  const size_t steps = (e->channels + 3) / 4, whole = steps / 16;
   uint16_t *out = e->out;
   const uint64_t *codes = e->codes;
-  for (size_t p = 0; p < e->pixels; p++, codes += e->planes * e->words)
+  for (size_t p = 0; p < e->pixels; p++)
     for (unsigned b = 0; b < e->planes; b += e->pass_planes, out += steps) {
       const int pair = e->pass_planes == 2 && b + 1 < e->planes;
-      for (size_t i = 0; i < e->words; i++) {
-        const __m128i v0 = bytes_of(codes[b * e->words + i]);
-        const __m128i v1 = bytes_of(pair ? codes[(b + 1) * e->words + i] : 0);
-        const __m128i even =
-            _mm_or_si128(_mm_and_si128(v0, nibble), _mm_slli_epi16(_mm_and_si128(v1, nibble), 4));
-        const __m128i odd = _mm_or_si128(_mm_and_si128(_mm_srli_epi16(v0, 4), nibble),
-                                         _mm_andnot_si128(nibble, v1));
-        uint16_t offsets[16];
-        _mm256_storeu_si256(
-            (__m256i *)offsets,
-            _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_unpacklo_epi8(even, odd)), 4));
-        memcpy(out + 16 * i, offsets, 2 * (steps - 16 * i < 16 ? steps - 16 * i : 16));
-      }
+      const uint64_t *low = codes, *high = codes + e->words;
+      codes += pair ? 2 * e->words : e->words;
+      for (size_t i = 0; i < whole; i++)
+        lut4_offsets(low[i], pair ? high[i] : 0, out + 16 * i);
+      if (whole == e->words) continue;
+      uint16_t rest[16];
+      lut4_offsets(low[whole], pair ? high[whole] : 0, rest);
+      memcpy(out + 16 * whole, rest, 2 * (steps - 16 * whole));
     }
 }
 
