@@ -315,9 +315,9 @@ static void expand_bits(const struct expand *e) {
   bfcn_backend_portable.expand[FORM_BITS](e);
 }
 
-/* acc * scale of 8 lanes; the width of the sums is a constant. */
+/* (k * sum + shift) * scale of 8 lanes; the width of the sums is a constant. */
 static inline __m256 product_of(const struct epilogue_term *t, const int sum_bits, size_t p,
-                                unsigned c, __m256i offset, __m256 scale) {
+                                unsigned c, __m256i shift, __m256 scale) {
   const size_t at = p * t->sum_stride + c;
   __m256i acc;
   if (sum_bits == 16)
@@ -325,28 +325,36 @@ static inline __m256 product_of(const struct epilogue_term *t, const int sum_bit
   else
     acc = _mm256_loadu_si256((const __m256i *)((const int32_t *)t->sums + at));
   if (t->k == 2) acc = _mm256_add_epi32(acc, acc);
-  if (t->box_scale)
-    offset = _mm256_add_epi32(
-        offset, _mm256_set1_epi32((int32_t)((uint32_t)t->box_scale * (uint32_t)t->box[p])));
-  return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(acc, offset)), scale);
+  return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(acc, shift)), scale);
+}
+
+/* box_scale * box of `count` pixels. */
+static void scale_box(const struct epilogue_term *t, size_t first, size_t count, int32_t *out) {
+  for (size_t p = 0; p < count; p++)
+    out[p] =
+        t->box_scale ? (int32_t)((uint32_t)t->box_scale * (uint32_t)t->box[first + p]) : 0;
+}
+
+static inline __m256i add_box(const struct epilogue_term *t, size_t p, __m256i offset) {
+  int32_t box;
+  scale_box(t, p, 1, &box);
+  return _mm256_add_epi32(offset, _mm256_set1_epi32(box));
 }
 
 /* 8 lanes of A * acc + B, with a second term where there is one. */
 static inline __m256 pre_activation(const struct epilogue *e, const int sum_bits, size_t p,
                                     unsigned c, const __m256i offset[2], const __m256 scale[2],
                                     __m256 bias) {
-  __m256 t = _mm256_add_ps(product_of(&e->term[0], sum_bits, p, c, offset[0], scale[0]), bias);
-  if (e->terms == 2)
-    t = _mm256_add_ps(t, product_of(&e->term[1], sum_bits, p, c, offset[1], scale[1]));
+  __m256 t = bias;
+  for (unsigned i = 0; i < e->terms; i++)
+    t = _mm256_add_ps(t, product_of(&e->term[i], sum_bits, p, c,
+                                    add_box(&e->term[i], p, offset[i]), scale[i]));
   return t;
 }
 
-/* 8 lanes of every pixel, without residuals: scores, or codes of 1 or 2 bits, code >= j where
- * t + 0.5 >= j. */
-TILE block(const struct epilogue *e, unsigned c, const unsigned bits, const int sum_bits) {
-  const size_t plane = (e->all_channels + 63) / 64 * 8;
+/* 8 lanes of the scores of every pixel, without residuals. */
+TILE score_block(const struct epilogue *e, unsigned c, const int sum_bits) {
   const unsigned channel = e->first + c, left = e->channels - c;
-  uint8_t *out = (uint8_t *)e->out + channel / 8;
   const __m256 bias = _mm256_loadu_ps(e->bias + channel);
   __m256 scale[2];
   __m256i offset[2];
@@ -356,22 +364,91 @@ TILE block(const struct epilogue *e, unsigned c, const unsigned bits, const int 
                     ? _mm256_loadu_si256((const __m256i *)(e->term[i].offset + channel))
                     : _mm256_setzero_si256();
   }
-  for (size_t p = 0; p < e->pixels; p++, out += bits * plane) {
+  float *scores = (float *)e->out + channel;
+  for (size_t p = 0; p < e->pixels; p++, scores += e->all_channels) {
     const __m256 t = pre_activation(e, sum_bits, p, c, offset, scale, bias);
-    if (bits == 0) {
-      float lanes[8], *scores = (float *)e->out + p * e->all_channels + channel;
-      _mm256_storeu_ps(lanes, t);
-      memcpy(scores, lanes, 4 * (left < 8 ? left : 8));
-      continue;
+    if (left >= 8)
+      _mm256_storeu_ps(scores, t);
+    else
+      memcpy(scores, &t, 4 * left);
+  }
+}
+
+enum { SPAN_PIXELS = 128 };
+
+static inline __m256 reaches(__m256 t, float least) {
+  return _mm256_cmp_ps(t, _mm256_set1_ps(least), _CMP_GE_OQ);
+}
+
+/* Codes of 1 or 2 bits of 32 lanes of `count` pixels from `first` on, without residuals: t + 0.5
+ * reaches 1, 2 or 3. 0.5 - 2^-25 is the least that rounds to 1. box: box_scale * box. */
+TILE low_bit_block(const struct epilogue *e, unsigned c, size_t first, size_t count,
+                   const int32_t box[2][SPAN_PIXELS], const unsigned bits, const unsigned terms,
+                   const int sum_bits) {
+  const size_t plane = (e->all_channels + 63) / 64 * 8;
+  const unsigned channel = e->first + c;
+  uint8_t *out = (uint8_t *)e->out + first * bits * plane + channel / 8;
+  for (size_t p = 0; p < count; p++, out += bits * plane) {
+    uint32_t low = 0, high = 0;
+    UNROLLED
+    for (unsigned q = 0; q < 32; q += 8) {
+      __m256 t = _mm256_loadu_ps(e->bias + channel + q);
+      UNROLLED
+      for (unsigned i = 0; i < terms; i++) {
+        const struct epilogue_term *term = &e->term[i];
+        __m256i shift = _mm256_set1_epi32(box[i][p]);
+        if (term->offset)
+          shift = _mm256_add_epi32(
+              shift, _mm256_loadu_si256((const __m256i *)(term->offset + channel + q)));
+        const __m256 scale = _mm256_loadu_ps(term->scale + channel + q);
+        t = _mm256_add_ps(t, product_of(term, sum_bits, first + p, c + q, shift, scale));
+      }
+      const __m256 one = reaches(t, 0x1.fffffep-2f);
+      if (bits == 1) {
+        low |= (uint32_t)_mm256_movemask_ps(one) << q;
+        continue;
+      }
+      const __m256 two = reaches(t, 1.5f), three = reaches(t, 2.5f);
+      low |= (uint32_t)_mm256_movemask_ps(_mm256_xor_ps(_mm256_xor_ps(one, two), three)) << q;
+      high |= (uint32_t)_mm256_movemask_ps(two) << q;
     }
-    const __m256 u = _mm256_add_ps(t, _mm256_set1_ps(0.5f));
-    const int one = _mm256_movemask_ps(_mm256_cmp_ps(u, _mm256_set1_ps(1), _CMP_GE_OQ));
-    out[0] = (uint8_t)one;
-    if (bits == 1) continue;
-    const int two = _mm256_movemask_ps(_mm256_cmp_ps(u, _mm256_set1_ps(2), _CMP_GE_OQ));
-    const int three = _mm256_movemask_ps(_mm256_cmp_ps(u, _mm256_set1_ps(3), _CMP_GE_OQ));
-    out[0] = (uint8_t)(one ^ two ^ three);
-    out[plane] = (uint8_t)two;
+    memcpy(out, &low, 4);
+    if (bits == 2) memcpy(out + plane, &high, 4);
+  }
+}
+
+static void low_bit_blocks(const struct epilogue *e) {
+  const unsigned wide = e->term[0].sum_bits == 32;
+  for (size_t first = 0; first < e->pixels; first += SPAN_PIXELS) {
+    const size_t left = e->pixels - first, count = left < SPAN_PIXELS ? left : SPAN_PIXELS;
+    int32_t box[2][SPAN_PIXELS];
+    for (unsigned i = 0; i < e->terms; i++) scale_box(&e->term[i], first, count, box[i]);
+    for (unsigned c = 0; c < e->channels; c += 32)
+      switch ((e->bits - 1) * 4 + (e->terms - 1) * 2 + wide) {
+      case 0:
+        low_bit_block(e, c, first, count, box, 1, 1, 16);
+        break;
+      case 1:
+        low_bit_block(e, c, first, count, box, 1, 1, 32);
+        break;
+      case 2:
+        low_bit_block(e, c, first, count, box, 1, 2, 16);
+        break;
+      case 3:
+        low_bit_block(e, c, first, count, box, 1, 2, 32);
+        break;
+      case 4:
+        low_bit_block(e, c, first, count, box, 2, 1, 16);
+        break;
+      case 5:
+        low_bit_block(e, c, first, count, box, 2, 1, 32);
+        break;
+      case 6:
+        low_bit_block(e, c, first, count, box, 2, 2, 16);
+        break;
+      default:
+        low_bit_block(e, c, first, count, box, 2, 2, 32);
+      }
   }
 }
 
@@ -408,7 +485,8 @@ static inline __m256 any_pre_activation(const struct epilogue *e, size_t p, unsi
                                ? _mm256_loadu_si256((const __m256i *)(term->offset + channel))
                                : _mm256_setzero_si256();
     const __m256 scale = _mm256_loadu_ps(term->scale + channel);
-    t = _mm256_add_ps(t, product_of(term, (int)term->sum_bits, p, c, offset, scale));
+    t = _mm256_add_ps(
+        t, product_of(term, (int)term->sum_bits, p, c, add_box(term, p, offset), scale));
   }
   for (unsigned i = 0; i < e->residuals; i++)
     t = _mm256_add_ps(t, residual_addend(&e->residual[i], e, p, channel));
@@ -469,25 +547,15 @@ static void epilogue(const struct epilogue *e) {
     any_epilogue(e);
     return;
   }
-  for (unsigned c = 0; c < e->channels; c += 8) switch (e->bits * 2 + (sum_bits == 32)) {
-    case 0:
-      block(e, c, 0, 16);
-      break;
-    case 1:
-      block(e, c, 0, 32);
-      break;
-    case 2:
-      block(e, c, 1, 16);
-      break;
-    case 3:
-      block(e, c, 1, 32);
-      break;
-    case 4:
-      block(e, c, 2, 16);
-      break;
-    default:
-      block(e, c, 2, 32);
-    }
+  if (e->bits) {
+    low_bit_blocks(e);
+    return;
+  }
+  for (unsigned c = 0; c < e->channels; c += 8)
+    if (sum_bits == 16)
+      score_block(e, c, 16);
+    else
+      score_block(e, c, 32);
 }
 
 /* Bits where acc > threshold, of 32 16-bit lanes. */
