@@ -558,19 +558,23 @@ static void epilogue(const struct epilogue *e) {
       score_block(e, c, 32);
 }
 
-/* Bits where acc > threshold, of 32 16-bit lanes. */
-static inline uint32_t reached(const __m256i acc[2], const __m256i threshold[2]) {
-  const __m256i more0 = _mm256_cmpgt_epi16(acc[0], threshold[0]);
-  const __m256i more1 = _mm256_cmpgt_epi16(acc[1], threshold[1]);
-  const __m256i more = _mm256_permute4x64_epi64(_mm256_packs_epi16(more0, more1), 0xd8);
-  return (uint32_t)_mm256_movemask_epi8(more);
+/* One bit of each of 32 16-bit lanes that are all ones or zeros. */
+static inline uint32_t bits_of(const __m256i lanes[2]) {
+  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi16(lanes[0], lanes[1]), 0xd8);
+  return (uint32_t)_mm256_movemask_epi8(packed);
 }
 
-/* 16 lanes of all ones where the bits are set. */
-static inline __m256i lanes(uint32_t bits) {
+static inline void store_bits(uint8_t *out, uint32_t bits) {
+  memcpy(out, &bits, 4);
+}
+
+/* 16 lanes of all ones where the 16 bits are set. */
+static inline __m256i lanes(const uint8_t *bits) {
   const __m256i select = _mm256_set_epi16(-32768, 16384, 8192, 4096, 2048, 1024, 512, 256, 128, 64,
                                           32, 16, 8, 4, 2, 1);
-  return _mm256_cmpeq_epi16(_mm256_and_si256(_mm256_set1_epi16((short)bits), select), select);
+  int16_t all;
+  memcpy(&all, bits, 2);
+  return _mm256_cmpeq_epi16(_mm256_and_si256(_mm256_set1_epi16(all), select), select);
 }
 
 /* Half h of the threshold of step j for each lane's residual code. */
@@ -585,71 +589,76 @@ static inline __m256i threshold_of(const int16_t *t, int codes, int steps, int j
 #undef THRESHOLD
 }
 
-TILE threshold_block(const struct epilogue *e, unsigned c, const int residual_bits,
-                     const int bits) {
+/* 32 channels of `count` pixels from `first` on. Code 1 or 3: an odd number of steps is reached.
+ * box: box_scale * box of a pixel, twice. */
+TILE threshold_block(const struct epilogue *e, unsigned c, size_t first, size_t count,
+                     const uint32_t *box, const int residual_bits, const int bits) {
   const struct epilogue_term *term = &e->term[0];
   const int steps = bits == 2 ? 3 : 1, codes = 1 << residual_bits;
-  const size_t plane = (e->all_channels + 63) / 64 * 8;
-  const unsigned block = (e->first + c) / 32;
+  const size_t plane = (e->all_channels + 63) / 64 * 8, block = (e->first + c) / 32;
+  const size_t residual_bytes = (size_t)residual_bits * plane, bytes = (size_t)bits * plane;
   const uint32_t flip = e->flips[block];
   const int16_t *thresholds = e->thresholds + block * (size_t)(steps * codes) * 32;
-  const uint8_t *residual =
-      residual_bits ? (const uint8_t *)e->residual[0].codes + 4ul * block : NULL;
-  uint8_t *out = (uint8_t *)e->out + 4ul * block;
-  const uint16_t *sums = (const uint16_t *)term->sums + c;
-  for (size_t p = 0; p < e->pixels; p++, sums += term->sum_stride, out += (unsigned)bits * plane) {
-    const __m256i box = _mm256_set1_epi16((short)(term->box_scale * term->box[p]));
-    __m256i acc[2], r0[2] = {box, box}, r1[2] = {box, box};
-    uint32_t bits0 = 0, bits1 = 0;
-    if (residual_bits) memcpy(&bits0, residual + p * (size_t)residual_bits * plane, 4);
-    if (residual_bits == 2) memcpy(&bits1, residual + (p * 2 + 1) * plane, 4);
+  const uint8_t *residual = NULL;
+  if (residual_bits)
+    residual = (const uint8_t *)e->residual[0].codes + first * residual_bytes + 4 * block;
+  uint8_t *out = (uint8_t *)e->out + first * bytes + 4 * block;
+  const size_t stride = term->sum_stride;
+  const uint16_t *sums = (const uint16_t *)term->sums + first * stride + c;
+  const int twice = term->k == 2;
+  for (size_t p = 0; p < count; p++, sums += stride, out += bytes) {
+    const __m256i shift = _mm256_set1_epi32((int)box[p]);
+    __m256i reached[3][2];
     UNROLLED
     for (int h = 0; h < 2; h++) {
-      acc[h] = _mm256_loadu_si256((const __m256i *)(sums + 16 * h));
-      if (term->k == 2) acc[h] = _mm256_add_epi16(acc[h], acc[h]);
-      acc[h] = _mm256_add_epi16(acc[h], box);
-      if (residual_bits) r0[h] = lanes(bits0 >> 16 * h);
-      if (residual_bits == 2) r1[h] = lanes(bits1 >> 16 * h);
+      __m256i acc = _mm256_loadu_si256((const __m256i *)(sums + 16 * h)), r0 = shift, r1 = shift;
+      if (twice) acc = _mm256_add_epi16(acc, acc);
+      acc = _mm256_add_epi16(acc, shift);
+      if (residual_bits) r0 = lanes(residual + 2 * h);
+      if (residual_bits == 2) r1 = lanes(residual + plane + 2 * h);
+      UNROLLED
+      for (int j = 0; j < steps; j++)
+        reached[j][h] =
+            _mm256_cmpgt_epi16(acc, threshold_of(thresholds, codes, steps, j, h, r0, r1));
+      if (bits == 2)
+        reached[0][h] = _mm256_xor_si256(reached[0][h],
+                                         _mm256_xor_si256(reached[1][h], reached[2][h]));
     }
-    uint32_t at_least[3];
-    UNROLLED
-    for (int j = 0; j < steps; j++) {
-      const __m256i t[2] = {threshold_of(thresholds, codes, steps, j, 0, r0[0], r1[0]),
-                            threshold_of(thresholds, codes, steps, j, 1, r0[1], r1[1])};
-      at_least[j] = reached(acc, t);
-    }
-    uint32_t low = at_least[0] ^ flip;
-    if (bits == 2) {
-      const uint32_t high = at_least[1] ^ flip;
-      low ^= at_least[1] ^ at_least[2]; /* code 1 or 3: an odd number of steps is reached */
-      memcpy(out + plane, &high, 4);
-    }
-    memcpy(out, &low, 4);
+    if (residual_bits) residual += residual_bytes;
+    store_bits(out, bits_of(reached[0]) ^ flip);
+    if (bits == 2) store_bits(out + plane, bits_of(reached[1]) ^ flip);
   }
 }
 
 static void epilogue_threshold(const struct epilogue *e) {
   const unsigned residual_bits = e->residuals ? e->residual[0].bits : 0;
   const unsigned end = (e->channels + 63) / 64 * 64;
-  for (unsigned c = 0; c < end; c += 32) switch (residual_bits * 4 + e->bits) {
-    case 1:
-      threshold_block(e, c, 0, 1);
-      break;
-    case 2:
-      threshold_block(e, c, 0, 2);
-      break;
-    case 5:
-      threshold_block(e, c, 1, 1);
-      break;
-    case 6:
-      threshold_block(e, c, 1, 2);
-      break;
-    case 9:
-      threshold_block(e, c, 2, 1);
-      break;
-    default:
-      threshold_block(e, c, 2, 2);
-    }
+  for (size_t first = 0; first < e->pixels; first += SPAN_PIXELS) {
+    const size_t left = e->pixels - first, count = left < SPAN_PIXELS ? left : SPAN_PIXELS;
+    int32_t scaled[SPAN_PIXELS];
+    uint32_t box[SPAN_PIXELS];
+    scale_box(&e->term[0], first, count, scaled);
+    for (size_t p = 0; p < count; p++) box[p] = 0x10001u * (uint16_t)scaled[p];
+    for (unsigned c = 0; c < end; c += 32) switch (residual_bits * 4 + e->bits) {
+      case 1:
+        threshold_block(e, c, first, count, box, 0, 1);
+        break;
+      case 2:
+        threshold_block(e, c, first, count, box, 0, 2);
+        break;
+      case 5:
+        threshold_block(e, c, first, count, box, 1, 1);
+        break;
+      case 6:
+        threshold_block(e, c, first, count, box, 1, 2);
+        break;
+      case 9:
+        threshold_block(e, c, first, count, box, 2, 1);
+        break;
+      default:
+        threshold_block(e, c, first, count, box, 2, 2);
+      }
+  }
 }
 
 /* 8 columns of one row: by permutation where they read 8 neighbouring floats of it. */
