@@ -44,8 +44,45 @@ static inline __m256i load_index(const uint8_t *from) {
   return index;
 }
 
+/* Bytes += lookups of steps first..end - 1 of one tap. */
+TILE lut4_run(const struct gemm *g, const int p, const int nv, const uint16_t *const *x,
+              const uint8_t *w, size_t first, size_t end, __m256i *bytes) {
+  ROLLED
+  for (; first < end; first++, w += 32) {
+    __m256i table[4];
+    UNROLLED
+    for (int i = 0; i < p; i++) table[i] = lut4_table(x[i][first]);
+    UNROLLED
+    for (int n = 0; n < nv; n++) {
+      const __m256i index = load_index(w + (size_t)n * g->block_bytes);
+      UNROLLED
+      for (int i = 0; i < p; i++)
+        add_bytes(&bytes[i * nv + n], _mm256_shuffle_epi8(table[i], index));
+    }
+  }
+}
+
+/* The whole sum in one run: bytes are widened only as they are stored. */
+TILE lut4_short_tile(const struct gemm *g, const int p, const int nv) {
+  const uint16_t *x[4];
+  __m256i bytes[8];
+  UNROLLED
+  for (int i = 0; i < p; i++) x[i] = (const uint16_t *)(g->pixels[i] + g->first_byte);
+  UNROLLED
+  for (int i = 0; i < p * nv; i++) bytes[i] = _mm256_setzero_si256();
+  lut4_run(g, p, nv, x, g->weights, 0, g->steps, bytes);
+  UNROLLED
+  for (int i = 0; i < p * nv; i++)
+    store_lut_sums(g, (uint16_t *)g->sums + (size_t)(i / nv) * g->sum_stride + i % nv * 32,
+                   bytes[i], _mm256_srli_epi16(bytes[i], 8));
+}
+
 /* p pixels x nv vectors of 32 outputs. Bytes are summed for a run of lookups, then widened. */
 TILE lut4_tile(const struct gemm *g, const int p, const int nv) {
+  if (g->planes * g->rows * g->columns == 1 && g->steps <= g->run) {
+    lut4_short_tile(g, p, nv);
+    return;
+  }
   __m256i total[8], high[8];
   UNROLLED
   for (int i = 0; i < p * nv; i++) total[i] = high[i] = _mm256_setzero_si256();
@@ -68,19 +105,9 @@ TILE lut4_tile(const struct gemm *g, const int p, const int nv) {
           __m256i bytes[8];
           UNROLLED
           for (int i = 0; i < p * nv; i++) bytes[i] = _mm256_setzero_si256();
-          ROLLED
-          for (; done < stop; done++, w += 32) {
-            __m256i table[4];
-            UNROLLED
-            for (int i = 0; i < p; i++) table[i] = lut4_table(x[i][done]);
-            UNROLLED
-            for (int n = 0; n < nv; n++) {
-              const __m256i index = load_index(w + (size_t)n * g->block_bytes);
-              UNROLLED
-              for (int i = 0; i < p; i++)
-                add_bytes(&bytes[i * nv + n], _mm256_shuffle_epi8(table[i], index));
-            }
-          }
+          lut4_run(g, p, nv, x, w, done, stop, bytes);
+          w += 32 * (stop - done);
+          done = stop;
           UNROLLED
           for (int i = 0; i < p * nv; i++) widen(bytes[i], &total[i], &high[i]);
         }
