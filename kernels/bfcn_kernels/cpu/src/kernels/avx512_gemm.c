@@ -126,7 +126,7 @@ TILE lut6_tile(const struct gemm *g, const int p, const int nv, const int a2) {
 
 /* Three columns at stride 1 share their tables: those of 6 neighbouring source pixels serve 4
  * output pixels, so a lookup costs half the loads. Pixels of the tile are neighbours in one row. */
-TILE lut6_tile_k3(const struct gemm *g, const int p, const int nv) {
+TILE lut6_tile_k3(const struct gemm *g, const int p, const int nv, const int a2) {
   enum { COLUMNS = 3 };
   __m512i total[8], high[8];
   UNROLLED
@@ -154,8 +154,9 @@ TILE lut6_tile_k3(const struct gemm *g, const int p, const int nv) {
                                                       (size_t)(i % nv) * g->block_bytes);
           UNROLLED
           for (int j = 0; j < p + COLUMNS - 1; j++) {
+            const uint16_t *pixel = (const uint16_t *)(x + (size_t)j * g->column_bytes);
             const __m512i table =
-                lut6_table_a2((const uint16_t *)(x + (size_t)j * g->column_bytes) + done * 2);
+                a2 ? lut6_table_a2(pixel + done * 2) : lut6_table_a1(pixel + done);
             UNROLLED
             for (int column = 0; column < COLUMNS; column++) {
               const int i = j - column; /* the output pixel that sees source pixel j there */
@@ -200,13 +201,16 @@ void lut6_gemm_a2_2x192__avx512(const struct gemm *g) {
   lut6_tile(g, 2, 3, 1);
 }
 void lut6_gemm_a2_4x128k3__avx512(const struct gemm *g) {
-  lut6_tile_k3(g, 4, 2);
+  lut6_tile_k3(g, 4, 2, 1);
 }
 void lut6_gemm_a2_8x64k3__avx512(const struct gemm *g) {
-  lut6_tile_k3(g, 8, 1);
+  lut6_tile_k3(g, 8, 1, 1);
 }
 void lut6_gemm_a2_4x64k3__avx512(const struct gemm *g) {
-  lut6_tile_k3(g, 4, 1);
+  lut6_tile_k3(g, 4, 1, 1);
+}
+void lut6_gemm_a1_8x64k3__avx512(const struct gemm *g) {
+  lut6_tile_k3(g, 8, 1, 0);
 }
 
 static inline void store_i32(const struct gemm *g, int32_t *sums, __m512i sum) {
