@@ -29,6 +29,7 @@ static int serves(const struct gemm_kernel *k, const struct conv_term *t, unsign
   if (k->isa > isa) return 0;
   const struct window *w = &t->term->window;
   if (k->columns && (k->columns != w->kw || w->sw != 1 || w->dw != 1 || width % k->mr)) return 0;
+  if (k->form == FORM_INT4 && (t->from.bits > 4 || t->term->bits > 4)) return 0;
   if (step_of(k->form).code_bytes) return t->term->groups == 1 || k->nr == k->lanes;
   return t->term->groups == 1 && t->from.bits <= 4 &&
          (k->sum_bits == 32 || largest_sum(t) <= UINT16_MAX);

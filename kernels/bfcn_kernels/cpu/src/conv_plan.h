@@ -17,6 +17,7 @@ static inline struct step step_of(enum form form) {
                                            [FORM_LUT6] = {6, 1, 0},
                                            [FORM_LUT4] = {4, 1, 0},
                                            [FORM_INT8] = {4, 4, 1},
+                                           [FORM_INT4] = {4, 4, 1},
                                            [FORM_INT16] = {2, 4, 2}};
   return steps[form];
 }
