@@ -231,6 +231,8 @@ static void finish(const struct task *task, const struct epilogue_term *terms, s
   const size_t pixel_bytes = out->words                    ? 8ul * op->out.bits * out->words
                              : op->out.kind == BFCN_SCORES ? 4ul * conv->outputs
                                                            : conv->outputs;
+  _Static_assert((int)MAX_TERMS <= (int)MOST_RESIDUALS,
+                 "epilogues keep room for so many residuals");
   struct epilogue_residual residuals[MAX_TERMS];
   for (unsigned i = 0; i < op->residual_count; i++) {
     const unsigned source = op->residuals[i].source;

@@ -119,7 +119,7 @@ struct epilogue {
   const uint32_t *flips; /* [channels / 32] */
 };
 
-enum { LERP_SLACK = 16 };
+enum { LERP_SLACK = 16, MOST_RESIDUALS = 16 };
 
 /* What an instruction set offers besides its matrix kernels. */
 struct backend {

@@ -251,8 +251,8 @@ void int16_gemm_4x16__avx2(const struct gemm *g) {
   int16_tile(g, 4);
 }
 
-/* Products of codes and weights of at most 4 bits: a lane of 16 bits takes 2 * 15 * 15 = 450 a step,
- * so 72 steps before it is widened. 4 pixels x 16 outputs x 4 channels. */
+/* Products of codes and weights of at most 4 bits: a lane of 16 bits takes 2 * 15 * 15 = 450 a
+ * step, so 72 steps before it is widened. 4 pixels x 16 outputs x 4 channels. */
 void int4_gemm_4x16__avx2(const struct gemm *g) {
   enum { PIXELS = 4, RUN = 72 };
   __m256i total[2 * PIXELS];
@@ -264,8 +264,7 @@ void int4_gemm_4x16__avx2(const struct gemm *g) {
     for (size_t column = 0; column < g->columns; column++) {
       const uint8_t *x[PIXELS];
       UNROLLED
-      for (int i = 0; i < PIXELS; i++)
-        x[i] = pixels[i] + g->first_byte + column * g->column_bytes;
+      for (int i = 0; i < PIXELS; i++) x[i] = pixels[i] + g->first_byte + column * g->column_bytes;
       for (size_t step = 0; step < g->steps;) {
         const size_t stop = g->steps - step > RUN ? step + RUN : g->steps;
         __m256i sums[2 * PIXELS];
@@ -285,8 +284,7 @@ void int4_gemm_4x16__avx2(const struct gemm *g) {
         }
         UNROLLED
         for (int i = 0; i < 2 * PIXELS; i++)
-          total[i] =
-              _mm256_add_epi32(total[i], _mm256_madd_epi16(sums[i], _mm256_set1_epi16(1)));
+          total[i] = _mm256_add_epi32(total[i], _mm256_madd_epi16(sums[i], _mm256_set1_epi16(1)));
       }
     }
   }
@@ -306,10 +304,10 @@ static inline __m128i bytes_of(uint64_t word) {
 static inline void lut4_offsets(uint64_t v0, uint64_t v1, uint16_t out[16]) {
   const __m128i low = bytes_of(v0), high = bytes_of(v1);
   const __m128i first = _mm_set1_epi8(15), second = _mm_set1_epi8((char)240);
-  const __m128i even = _mm_unpacklo_epi8(_mm_and_si128(_mm_slli_epi16(low, 4), second),
-                                         _mm_and_si128(high, first));
-  const __m128i odd = _mm_unpacklo_epi8(_mm_and_si128(low, second),
-                                        _mm_and_si128(_mm_srli_epi16(high, 4), first));
+  const __m128i even =
+      _mm_unpacklo_epi8(_mm_and_si128(_mm_slli_epi16(low, 4), second), _mm_and_si128(high, first));
+  const __m128i odd =
+      _mm_unpacklo_epi8(_mm_and_si128(low, second), _mm_and_si128(_mm_srli_epi16(high, 4), first));
   _mm_storeu_si128((__m128i *)out, _mm_unpacklo_epi16(even, odd));
   _mm_storeu_si128((__m128i *)(out + 8), _mm_unpackhi_epi16(even, odd));
 }
@@ -323,8 +321,7 @@ static void expand_lut4(const struct expand *e) {
       const int pair = e->pass_planes == 2 && b + 1 < e->planes;
       const uint64_t *low = codes, *high = codes + e->words;
       codes += pair ? 2 * e->words : e->words;
-      for (size_t i = 0; i < whole; i++)
-        lut4_offsets(low[i], pair ? high[i] : 0, out + 16 * i);
+      for (size_t i = 0; i < whole; i++) lut4_offsets(low[i], pair ? high[i] : 0, out + 16 * i);
       if (whole == e->words) continue;
       uint16_t rest[16];
       lut4_offsets(low[whole], pair ? high[whole] : 0, rest);
@@ -416,8 +413,7 @@ static inline __m256 product_of(const struct epilogue_term *t, const int sum_bit
 /* box_scale * box of `count` pixels. */
 static void scale_box(const struct epilogue_term *t, size_t first, size_t count, int32_t *out) {
   for (size_t p = 0; p < count; p++)
-    out[p] =
-        t->box_scale ? (int32_t)((uint32_t)t->box_scale * (uint32_t)t->box[first + p]) : 0;
+    out[p] = t->box_scale ? (int32_t)((uint32_t)t->box_scale * (uint32_t)t->box[first + p]) : 0;
 }
 
 static inline __m256i add_box(const struct epilogue_term *t, size_t p, __m256i offset) {
@@ -432,8 +428,8 @@ static inline __m256 pre_activation(const struct epilogue *e, const int sum_bits
                                     __m256 bias) {
   __m256 t = bias;
   for (unsigned i = 0; i < e->terms; i++)
-    t = _mm256_add_ps(t, product_of(&e->term[i], sum_bits, p, c,
-                                    add_box(&e->term[i], p, offset[i]), scale[i]));
+    t = _mm256_add_ps(
+        t, product_of(&e->term[i], sum_bits, p, c, add_box(&e->term[i], p, offset[i]), scale[i]));
   return t;
 }
 
@@ -537,31 +533,41 @@ static void low_bit_blocks(const struct epilogue *e) {
   }
 }
 
-/* Addends of 8 channels of pixel p, by their codes. */
-static inline __m256 residual_addend(const struct epilogue_residual *r, const struct epilogue *e,
-                                     size_t p, unsigned channel) {
-  if (r->bits > 4) {
-    const uint8_t *codes = (const uint8_t *)r->codes + p * e->all_channels + channel;
-    const __m256i code = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)codes));
-    return _mm256_i32gather_ps(r->addend, code, 4);
-  }
-  const size_t plane = (e->all_channels + 63) / 64 * 8;
-  const uint8_t *planes = (const uint8_t *)r->codes + p * r->bits * plane + channel / 8;
-  const __m256i select = _mm256_set_epi32(128, 64, 32, 16, 8, 4, 2, 1);
-  __m256i code = _mm256_setzero_si256();
-  for (unsigned b = 0; b < r->bits; b++) {
-    const __m256i bits = _mm256_and_si256(_mm256_set1_epi32(planes[b * plane]), select);
-    const __m256i set = _mm256_cmpeq_epi32(bits, select);
-    code = _mm256_or_si256(code, _mm256_and_si256(set, _mm256_set1_epi32(1 << b)));
-  }
+static inline void store_bits(uint8_t *out, uint32_t bits) {
+  memcpy(out, &bits, 4);
+}
+
+/* Addends of 8 channels by their codes. */
+static inline __m256 residual_addend(const struct epilogue_residual *r, const uint8_t *codes) {
+  const __m256i code = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)codes));
+  if (r->bits > 4) return _mm256_i32gather_ps(r->addend, code, 4);
   const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(r->addend), code);
   if (r->bits < 4) return low;
   const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(r->addend + 8), code);
   return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(code, 28)));
 }
 
+/* The residuals' codes of channels c..c + 31 of pixel p, a byte each; those past the channels are
+ * read where planes hold them, but not past the end of bytes. */
+static inline void residual_codes(const struct epilogue *e, size_t p, unsigned c,
+                                  uint8_t codes[][32]) {
+  const unsigned channel = e->first + c, words = (e->all_channels + 63) / 64;
+  const unsigned left = c < e->channels ? e->channels - c : 0;
+  for (unsigned i = 0; i < e->residuals; i++) {
+    const struct epilogue_residual *r = &e->residual[i];
+    if (r->bits <= 4) {
+      const uint64_t *planes = (const uint64_t *)r->codes + p * r->bits * words;
+      _mm256_storeu_si256((__m256i *)codes[i], codes_at(planes, r->bits, words, channel));
+    } else {
+      const uint8_t *bytes = (const uint8_t *)r->codes + p * e->all_channels + channel;
+      memcpy(codes[i], bytes, left < 32 ? left : 32);
+    }
+  }
+}
+
 /* 8 lanes, whatever the terms and residuals. */
-static inline __m256 any_pre_activation(const struct epilogue *e, size_t p, unsigned c) {
+static inline __m256 any_pre_activation(const struct epilogue *e, size_t p, unsigned c,
+                                        uint8_t residuals[][32]) {
   const unsigned channel = e->first + c;
   __m256 t = _mm256_loadu_ps(e->bias + channel);
   for (unsigned i = 0; i < e->terms; i++) {
@@ -570,11 +576,11 @@ static inline __m256 any_pre_activation(const struct epilogue *e, size_t p, unsi
                                ? _mm256_loadu_si256((const __m256i *)(term->offset + channel))
                                : _mm256_setzero_si256();
     const __m256 scale = _mm256_loadu_ps(term->scale + channel);
-    t = _mm256_add_ps(
-        t, product_of(term, (int)term->sum_bits, p, c, add_box(term, p, offset), scale));
+    t = _mm256_add_ps(t,
+                      product_of(term, (int)term->sum_bits, p, c, add_box(term, p, offset), scale));
   }
   for (unsigned i = 0; i < e->residuals; i++)
-    t = _mm256_add_ps(t, residual_addend(&e->residual[i], e, p, channel));
+    t = _mm256_add_ps(t, residual_addend(&e->residual[i], residuals[i] + c % 32));
   return t;
 }
 
@@ -585,44 +591,52 @@ static inline __m256i to_codes(__m256 t, unsigned bits) {
   return _mm256_cvttps_epi32(_mm256_min_ps(_mm256_max_ps(u, _mm256_setzero_ps()), top));
 }
 
-static inline uint64_t bytes_of_lanes(__m256i codes) {
-  const __m128i words =
-      _mm_packus_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
-  return (uint64_t)_mm_cvtsi128_si64(_mm_packus_epi16(words, words));
+/* Codes of channels c..c + 31 of pixel p as bytes. */
+static inline __m256i any_codes(const struct epilogue *e, size_t p, unsigned c,
+                                uint8_t residuals[][32]) {
+  __m256i codes[4];
+  UNROLLED
+  for (unsigned q = 0; q < 4; q++)
+    codes[q] = to_codes(any_pre_activation(e, p, c + 8 * q, residuals), e->bits);
+  const __m256i packed = _mm256_packus_epi16(_mm256_packus_epi32(codes[0], codes[1]),
+                                             _mm256_packus_epi32(codes[2], codes[3]));
+  return _mm256_permutevar8x32_epi32(packed, _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0));
 }
 
-/* Channels c..c + left - 1 of pixel p, at most a word of them. */
-static void any_word(const struct epilogue *e, size_t p, unsigned c, unsigned left) {
+/* Channels c..c + 31 of pixel p, or as many as are left; the bits of planes past them are 0. */
+static void any_lanes(const struct epilogue *e, size_t p, unsigned c) {
   const size_t words = (e->all_channels + 63) / 64, at = p * e->all_channels + e->first + c;
-  uint64_t planes[4] = {0};
-  for (unsigned q = 0; q < left; q += 8) {
-    const __m256 t = any_pre_activation(e, p, c + q);
-    const unsigned some = left - q < 8 ? left - q : 8;
-    if (e->bits == 0) {
-      memcpy((float *)e->out + at + q, &t, 4 * some);
-      continue;
-    }
-    const __m256i codes = to_codes(t, e->bits);
-    if (e->bits > 4) {
-      const uint64_t bytes = bytes_of_lanes(codes);
-      memcpy((uint8_t *)e->out + at + q, &bytes, some);
-      continue;
-    }
-    for (unsigned b = 0; b < e->bits; b++) {
-      const __m256i bit = _mm256_slli_epi32(codes, 31 - (int)b);
-      planes[b] |= (uint64_t)_mm256_movemask_ps(_mm256_castsi256_ps(bit)) << q;
-    }
+  const unsigned left = c < e->channels ? e->channels - c : 0, some = left < 32 ? left : 32;
+  uint8_t residuals[MOST_RESIDUALS][32];
+  residual_codes(e, p, c, residuals);
+  if (e->bits == 0) {
+    float scores[32];
+    for (unsigned q = 0; q < some; q += 8)
+      _mm256_storeu_ps(scores + q, any_pre_activation(e, p, c + q, residuals));
+    memcpy((float *)e->out + at, scores, 4 * some);
+    return;
   }
-  if (e->bits == 0 || e->bits > 4) return;
-  const uint64_t inside = left < 64 ? (1ull << left) - 1 : ~0ull;
-  for (unsigned b = 0; b < e->bits; b++)
-    ((uint64_t *)e->out)[(p * e->bits + b) * words + (e->first + c) / 64] = planes[b] & inside;
+  const __m256i codes = any_codes(e, p, c, residuals);
+  if (e->bits > 4) {
+    uint8_t bytes[32];
+    _mm256_storeu_si256((__m256i *)bytes, codes);
+    memcpy((uint8_t *)e->out + at, bytes, some);
+    return;
+  }
+  const uint32_t inside = some < 32 ? (1u << some) - 1 : ~0u;
+  uint8_t *out = (uint8_t *)e->out + p * e->bits * words * 8 + (e->first + c) / 8;
+  for (unsigned b = 0; b < e->bits; b++) {
+    const __m256i bit = _mm256_slli_epi16(codes, 7 - (int)b);
+    store_bits(out + b * words * 8, (uint32_t)_mm256_movemask_epi8(bit) & inside);
+  }
 }
 
+/* Planes are written to whole words. */
 static void any_epilogue(const struct epilogue *e) {
+  const int planes = e->bits > 0 && e->bits <= 4;
+  const unsigned end = planes ? (e->channels + 63) / 64 * 64 : e->channels;
   for (size_t p = 0; p < e->pixels; p++)
-    for (unsigned c = 0; c < e->channels; c += 64)
-      any_word(e, p, c, e->channels - c < 64 ? e->channels - c : 64);
+    for (unsigned c = 0; c < end; c += 32) any_lanes(e, p, c);
 }
 
 static void epilogue(const struct epilogue *e) {
@@ -647,10 +661,6 @@ static void epilogue(const struct epilogue *e) {
 static inline uint32_t bits_of(const __m256i lanes[2]) {
   const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi16(lanes[0], lanes[1]), 0xd8);
   return (uint32_t)_mm256_movemask_epi8(packed);
-}
-
-static inline void store_bits(uint8_t *out, uint32_t bits) {
-  memcpy(out, &bits, 4);
 }
 
 /* 16 lanes of all ones where the 16 bits are set. */
@@ -706,8 +716,8 @@ TILE threshold_block(const struct epilogue *e, unsigned c, size_t first, size_t 
         reached[j][h] =
             _mm256_cmpgt_epi16(acc, threshold_of(thresholds, codes, steps, j, h, r0, r1));
       if (bits == 2)
-        reached[0][h] = _mm256_xor_si256(reached[0][h],
-                                         _mm256_xor_si256(reached[1][h], reached[2][h]));
+        reached[0][h] =
+            _mm256_xor_si256(reached[0][h], _mm256_xor_si256(reached[1][h], reached[2][h]));
     }
     if (residual_bits) residual += residual_bytes;
     store_bits(out, bits_of(reached[0]) ^ flip);

@@ -84,8 +84,8 @@ static void expand_lut6_one(const struct expand *e, unsigned plane, size_t steps
     const uint8_t *low = (const uint8_t *)e->codes + plane * bytes + at;
     uint16_t *to = out + step;
     for (size_t p = 0; p < e->pixels; p++, low += pixel, to += stride)
-      _mm512_mask_storeu_epi16(
-          to, wanted, table_rows(_mm256_maskz_loadu_epi8(inside, low), source, shifts));
+      _mm512_mask_storeu_epi16(to, wanted,
+                               table_rows(_mm256_maskz_loadu_epi8(inside, low), source, shifts));
   }
 }
 
@@ -273,12 +273,11 @@ TILE low_bit_block(const struct epilogue *e, unsigned c, size_t first, size_t co
     for (unsigned i = 0; i < terms; i++) {
       UNROLLED
       for (unsigned h = 0; h < 2; h++) {
-        const __m512 product =
-            sum_bits == 16
-                ? short_product((const uint16_t *)sums[i] + 16 * h, (float)e->term[i].k, box[i][p],
-                                scale[i][h])
-                : long_product((const int32_t *)sums[i] + 16 * h, e->term[i].k, offset[i][h],
-                               scale[i][h]);
+        const __m512 product = sum_bits == 16
+                                   ? short_product((const uint16_t *)sums[i] + 16 * h,
+                                                   (float)e->term[i].k, box[i][p], scale[i][h])
+                                   : long_product((const int32_t *)sums[i] + 16 * h, e->term[i].k,
+                                                  offset[i][h], scale[i][h]);
         t[h] = _mm512_add_ps(i ? t[h] : product, i ? product : bias[h]);
       }
       sums[i] += e->term[i].sum_stride * (size_t)sum_bits / 8;
@@ -310,9 +309,8 @@ static int low_bit_blocks(const struct epilogue *e) {
     float box[2][SPAN_PIXELS];
     for (unsigned i = 0; i < e->terms; i++)
       for (size_t p = 0; p < count; p++)
-        box[i][p] = e->term[i].box_scale
-                        ? (float)(e->term[i].box_scale * e->term[i].box[first + p])
-                        : 0.0f;
+        box[i][p] =
+            e->term[i].box_scale ? (float)(e->term[i].box_scale * e->term[i].box[first + p]) : 0.0f;
     for (unsigned c = 0; c < e->channels; c += 32)
       switch ((e->bits - 1) * 4 + (e->terms - 1) * 2 + (sum_bits == 32)) {
       case 0:
