@@ -152,12 +152,14 @@ int main(void) {
   static const unsigned channels[] = {1, 19, 63, 64, 65, 130}, bits[] = {0, 1, 2, 3, 4, 5, 8};
   static const struct variant variants[] = {
       {1, 16, 0}, {2, 16, 0}, {1, 32, 1}, {2, 32, 1}, {2, 16, 1}};
+  enum { VARIANTS = sizeof variants / sizeof *variants };
   int failures = 0, tested = 0;
   for (size_t i = 0; i < sizeof channels / sizeof *channels; i++)
     for (size_t b = 0; b < sizeof bits / sizeof *bits; b++)
       for (size_t r = 0; r < sizeof bits / sizeof *bits; r++)
-        for (size_t v = 0; v < sizeof variants / sizeof *variants; v++, tested++)
-            failures += test(channels[i], bits[b], bits[r], variants[v]);
+        for (size_t v = 0; v < (channels[i] == 19 || channels[i] == 64 ? VARIANTS : 1);
+             v++, tested++)
+          failures += test(channels[i], bits[b], bits[r], variants[v]);
   printf("%d epilogues against %s\n", tested, bfcn_isas());
   return failures != 0;
 }
