@@ -82,8 +82,10 @@ static double clock_ghz(void) {
 #define BITS(t) LOOK_BY("vpandq %2, %1, %0\n\tvpopcntq %0, %0", t)
 #define LUT4(t) LOOK_BY("vpshufb %2, %1, %0", t)
 #define MADD(t) LOOK_BY("vpmaddwd %2, %1, %0", t)
+#define MADD8(t) LOOK_BY("vpmaddubsw %2, %1, %0", t)
 #define NONE(t) (void)t
 #define ADD8(s, t) ADD_BY("vpaddb", s, t)
+#define ADD16(s, t) ADD_BY("vpaddw", s, t)
 #define ADD32(s, t) ADD_BY("vpaddd", s, t)
 #define ADD64(s, t) ADD_BY("vpaddq", s, t)
 #define DOT(s, t) __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(s) : "v"(a), "v"(b))
@@ -91,6 +93,7 @@ STEPS_PER_CYCLE(lut6_avx512, "avx512f", __m512i, _mm512_setzero_si512(), LUT6, A
 STEPS_PER_CYCLE(bits_avx512, "avx512f", __m512i, _mm512_setzero_si512(), BITS, ADD64)
 STEPS_PER_CYCLE(int8_avx512, "avx512f", __m512i, _mm512_setzero_si512(), NONE, DOT)
 STEPS_PER_CYCLE(lut4_avx2, "avx2", __m256i, _mm256_setzero_si256(), LUT4, ADD8)
+STEPS_PER_CYCLE(int4_avx2, "avx2", __m256i, _mm256_setzero_si256(), MADD8, ADD16)
 STEPS_PER_CYCLE(int16_avx2, "avx2", __m256i, _mm256_setzero_si256(), MADD, ADD32)
 #endif
 
@@ -105,6 +108,7 @@ static double ceiling(const struct gemm_kernel *kernel, double ghz) {
   if (kernel->isa == ISA_AVX512 && kernel->form == FORM_BITS) *rate = 512 * bits_avx512(ghz);
   if (kernel->isa == ISA_AVX512 && kernel->form == FORM_INT8) *rate = 64 * int8_avx512(ghz);
   if (kernel->isa == ISA_AVX2 && kernel->form == FORM_LUT4) *rate = 32 * 4 * lut4_avx2(ghz);
+  if (kernel->isa == ISA_AVX2 && kernel->form == FORM_INT4) *rate = 32 * int4_avx2(ghz);
   if (kernel->isa == ISA_AVX2 && kernel->form == FORM_INT16) *rate = 16 * int16_avx2(ghz);
 #endif
   return *rate;

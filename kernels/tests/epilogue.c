@@ -10,14 +10,22 @@
 /* PIXELS x padding channels exceed 2^16 but at 63: each padding sum takes every value there is. */
 enum { PIXELS = 4100, BOUND = 9000, MOST_CHANNELS = 192 };
 
+/* Terms, the width of their sums, and whether channels have an offset, as zero points leave. */
+struct variant {
+  unsigned terms, sum_bits;
+  int offset;
+};
+
 struct layer {
   unsigned channels, bits, residual_bits; /* 0 residual bits: no residual */
+  struct variant variant;
   struct gemm_kernel kernel;
   struct term term;
-  struct conv_term planned;
+  struct conv_term planned[2];
   struct op op;
   struct conv conv;
   float scale[MOST_CHANNELS], bias[MOST_CHANNELS], addends[256];
+  int32_t offset[MOST_CHANNELS], wide_sums[PIXELS * MOST_CHANNELS];
   uint16_t sums[PIXELS * MOST_CHANNELS];
   int32_t box[PIXELS];
   uint8_t residual[PIXELS * MOST_CHANNELS + VALUE_SLACK];
@@ -48,6 +56,9 @@ static void fill(struct layer *l) {
     if (c % 14 == 3) l->bias[c] *= 0x1p-140f;
   }
   for (unsigned code = 0; code < 256; code++) l->addends[code] = 0.37f * (float)(code % 16);
+  for (unsigned c = 0; c < l->channels; c++) l->offset[c] = (int32_t)(next() % 999) - 500;
+  for (size_t i = 0; i < sizeof l->wide_sums / sizeof *l->wide_sums; i++)
+    l->wide_sums[i] = (int32_t)(next() % (2 * BOUND)) - BOUND;
   uint16_t garbage = 0;
   for (unsigned p = 0; p < PIXELS; p++) {
     l->box[p] = (int32_t)(next() % BOUND);
@@ -60,20 +71,22 @@ static void fill(struct layer *l) {
 
 static int plan(struct layer *l) {
   const struct value residual = {BFCN_CODES, l->channels, l->residual_bits, 0};
-  l->kernel.sum_bits = 16;
+  l->kernel.sum_bits = l->variant.sum_bits;
   l->term.bound = BOUND;
-  l->planned = (struct conv_term){.kernel = &l->kernel, .term = &l->term, .scale = l->scale};
+  for (unsigned i = 0; i < 2; i++)
+    l->planned[i] = (struct conv_term){.kernel = &l->kernel, .term = &l->term, .scale = l->scale};
   l->op.out = (struct value){l->bits ? BFCN_CODES : BFCN_SCORES, l->channels, l->bits, 0};
-  l->op.term_count = 1;
+  l->op.term_count = l->variant.terms;
   l->op.residual_count = l->residual_bits > 0;
   l->conv = (struct conv){.op = &l->op,
                           .outputs = l->channels,
                           .padded = (l->channels + 63) / 64 * 64,
-                          .terms = &l->planned,
+                          .terms = l->planned,
                           .bias = l->bias,
                           .addends = l->addends};
   fill(l);
-  const int possible = l->bits >= 1 && l->bits <= 2 && l->residual_bits <= 2;
+  const int possible = l->bits >= 1 && l->bits <= 2 && l->residual_bits <= 2 &&
+                       l->variant.terms == 1 && l->variant.sum_bits == 16;
   return find_thresholds(&l->conv, l->residual_bits ? &residual : NULL) &&
          !l->conv.thresholds == !possible;
 }
@@ -81,13 +94,17 @@ static int plan(struct layer *l) {
 /* in_place: the output takes the residual's place, as it may where both have one form. */
 static uint8_t *run(const struct layer *l, const struct backend *backend, int thresholds,
                     int in_place) {
-  const struct epilogue_term term = {.sums = l->sums,
-                                     .sum_stride = l->conv.padded,
-                                     .sum_bits = 16,
-                                     .k = 2,
-                                     .box_scale = -1,
-                                     .box = l->box,
-                                     .scale = l->scale};
+  const int wide = l->variant.sum_bits == 32;
+  const struct epilogue_term first = {.sums = wide ? (const void *)l->wide_sums : l->sums,
+                                      .sum_stride = l->conv.padded,
+                                      .sum_bits = l->variant.sum_bits,
+                                      .k = wide ? 1 : 2,
+                                      .box_scale = wide ? 0 : -1,
+                                      .box = l->box,
+                                      .offset = l->variant.offset ? l->offset : NULL,
+                                      .scale = l->scale};
+  struct epilogue_term terms[2] = {first, first};
+  if (!wide) terms[1].k = 1, terms[1].box_scale = -3;
   uint8_t *out = malloc(out_bytes(l) + VALUE_SLACK);
   if (in_place)
     memcpy(out, l->residual, out_bytes(l) + VALUE_SLACK);
@@ -98,9 +115,9 @@ static uint8_t *run(const struct layer *l, const struct backend *backend, int th
   const struct epilogue e = {.pixels = PIXELS,
                              .channels = l->channels,
                              .all_channels = l->channels,
-                             .terms = 1,
+                             .terms = l->variant.terms,
                              .residuals = l->residual_bits > 0,
-                             .term = &term,
+                             .term = terms,
                              .residual = &residual,
                              .bias = l->bias,
                              .bits = l->bits,
@@ -111,9 +128,10 @@ static uint8_t *run(const struct layer *l, const struct backend *backend, int th
   return out;
 }
 
-static int test(unsigned channels, unsigned bits, unsigned residual_bits) {
+static int test(unsigned channels, unsigned bits, unsigned residual_bits, struct variant variant) {
   struct layer *l = calloc(1, sizeof *l);
-  *l = (struct layer){.channels = channels, .bits = bits, .residual_bits = residual_bits};
+  l->channels = channels, l->bits = bits, l->residual_bits = residual_bits;
+  l->variant = variant;
   if (!plan(l)) return printf("%u channels: thresholds amiss\n", channels), 1;
   int failed = 0;
   uint8_t *expected = run(l, &bfcn_backend_portable, 0, 0);
@@ -125,9 +143,10 @@ static int test(unsigned channels, unsigned bits, unsigned residual_bits) {
       const int thresholds = i % paths, in_place = i / paths;
       uint8_t *got = run(l, backend, thresholds, in_place);
       if (memcmp(got, expected, out_bytes(l))) {
-        printf("%s, %s%s: codes differ at %u channels, %u bits, residual of %u bits\n",
-               backend->name, thresholds ? "thresholds" : "float32", in_place ? " in place" : "",
-               channels, bits, residual_bits);
+        printf(
+            "%s, %s%s: codes differ at %u channels, %u bits, residual of %u bits, %u terms of %u\n",
+            backend->name, thresholds ? "thresholds" : "float32", in_place ? " in place" : "",
+            channels, bits, residual_bits, variant.terms, variant.sum_bits);
         failed = 1;
       }
       free(got);
@@ -142,11 +161,16 @@ static int test(unsigned channels, unsigned bits, unsigned residual_bits) {
 
 int main(void) {
   static const unsigned channels[] = {1, 19, 63, 64, 65, 130}, bits[] = {0, 1, 2, 3, 4, 5, 8};
+  static const struct variant variants[] = {
+      {1, 16, 0}, {2, 16, 0}, {1, 32, 1}, {2, 32, 1}, {2, 16, 1}};
+  enum { VARIANTS = sizeof variants / sizeof *variants };
   int failures = 0, tested = 0;
   for (size_t i = 0; i < sizeof channels / sizeof *channels; i++)
     for (size_t b = 0; b < sizeof bits / sizeof *bits; b++)
-      for (size_t r = 0; r < sizeof bits / sizeof *bits; r++, tested++)
-        failures += test(channels[i], bits[b], bits[r]);
+      for (size_t r = 0; r < sizeof bits / sizeof *bits; r++)
+        for (size_t v = 0; v < (channels[i] == 19 || channels[i] == 64 ? VARIANTS : 1);
+             v++, tested++)
+          failures += test(channels[i], bits[b], bits[r], variants[v]);
   printf("%d epilogues against %s\n", tested, bfcn_isas());
   return failures != 0;
 }

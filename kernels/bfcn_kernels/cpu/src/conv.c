@@ -67,7 +67,23 @@ static void expand_padding(const struct task *task, const struct conv_term *t, s
   }
 }
 
-/* One source row, padding on both sides, and the sums of its codes. */
+/* Sums of pixels become, in place, sums of the windows of one row that begin at the output's x. */
+static void sum_windows(const struct task *task, const struct conv_term *t, int32_t *sums) {
+  const size_t stride = t->term->window.sw, taps = t->term->window.kw;
+  const size_t dilation = t->term->window.dw, width = task->conv->grid.width;
+  if (taps == 3 && stride == 1 && dilation == 1) {
+    for (size_t x = 0; x < width; x++) sums[x] = sums[x] + sums[x + 1] + sums[x + 2];
+    return;
+  }
+  if (taps == 1 && stride == 1) return;
+  for (size_t x = 0; x < width; x++) {
+    int32_t sum = 0;
+    for (size_t kx = 0; kx < taps; kx++) sum += sums[x * stride + kx * dilation];
+    sums[x] = sum;
+  }
+}
+
+/* One source row, padding on both sides, and the sums of its windows' codes. */
 static void expand_row(const struct task *task, const struct conv_term *t, unsigned y,
                        unsigned slot) {
   const struct slot *source = &task->s->slots[t->term->source];
@@ -88,9 +104,11 @@ static void expand_row(const struct task *task, const struct conv_term *t, unsig
     else
       memcpy(body, codes, count);
   }
-  if (!pad) return;
-  expand_padding(task, t, pad, out, sums);
-  expand_padding(task, t, pad, body + width * t->pixel_bytes, sums ? sums + pad + width : NULL);
+  if (pad) {
+    expand_padding(task, t, pad, out, sums);
+    expand_padding(task, t, pad, body + width * t->pixel_bytes, sums ? sums + pad + width : NULL);
+  }
+  if (sums) sum_windows(task, t, sums);
 }
 
 /* Expand the source rows that a block reads and that are not there yet; slots[y] says where row y
@@ -109,14 +127,25 @@ static void expand_rows(const struct task *task, const struct conv_term *t, size
       const int64_t y = (int64_t)row * w->sh + (int64_t)ky * w->dh - w->ph;
       if (y < 0 || y >= t->grid.height) {
         if (*padding >= 0) continue;
-        expand_padding(task, t, t->grid.width + 2ul * w->pw, row_at(task, t, t->slots),
-                       t->box_scale ? row_sums_at(task, t, t->slots) : NULL);
+        int32_t *sums = t->box_scale ? row_sums_at(task, t, t->slots) : NULL;
+        expand_padding(task, t, t->grid.width + 2ul * w->pw, row_at(task, t, t->slots), sums);
+        if (sums) sum_windows(task, t, sums);
         *padding = (int32_t)t->slots;
       } else if (slots[y] < 0) {
         slots[y] = (int32_t)(t->ring ? (unsigned)y % t->slots : used++);
         expand_row(task, t, (unsigned)y, (unsigned)slots[y]);
       }
     }
+}
+
+/* Copy filter row ky of `count` pixels, `step` bytes apart, to their windows. Whole vectors are
+ * copied: what they write too much is the next row's, or past the last. */
+static void gather(const struct conv_term *t, const uint8_t *from, size_t step, size_t count,
+                   unsigned ky, uint8_t *windows) {
+  uint8_t *to = windows + ky * t->run_bytes;
+  for (size_t i = 0; i < count; i++, from += step, to += t->window_bytes)
+    for (size_t at = 0; at < t->run_bytes; at += GATHER_BYTES)
+      memcpy(to + at, from + at, GATHER_BYTES);
 }
 
 /* Where the window of every pixel of a block begins in each expanded row, and the window's code
@@ -128,7 +157,7 @@ static void point(const struct task *task, const struct conv_term *t, size_t fir
   const int32_t *slots = (const int32_t *)(task->scratch + t->slots_at);
   const uint8_t **pixels = (const uint8_t **)(task->scratch + t->pixels_at);
   int32_t *box = (int32_t *)(task->scratch + t->box_at);
-  if (t->box_scale) memset(box, 0, count * sizeof *box);
+  uint8_t *windows = task->scratch + t->windows_at;
   for (size_t done = 0; done < count;) {
     const size_t row = task->row + (first + done) / width, x = (first + done) % width;
     const size_t run = width - x < count - done ? width - x : count - done;
@@ -136,17 +165,28 @@ static void point(const struct task *task, const struct conv_term *t, size_t fir
       const int64_t y = (int64_t)row * w->sh + (int64_t)ky * w->dh - w->ph;
       const unsigned slot = y < 0 || y >= t->grid.height ? t->slots : (unsigned)slots[y];
       const uint8_t *at = row_at(task, t, slot) + x * step, **to = pixels + ky * stride + done;
-      for (size_t i = 0; i < run; i++) to[i] = at + i * step;
+      if (t->window_bytes)
+        gather(t, at, step, run, ky, windows + done * t->window_bytes);
+      else
+        for (size_t i = 0; i < run; i++) to[i] = at + i * step;
       if (!t->box_scale) continue;
-      const int32_t *sums = row_sums_at(task, t, slot) + x * w->sw;
-      for (unsigned kx = 0; kx < w->kw; kx++)
-        for (size_t i = 0; i < run; i++) box[done + i] += sums[i * w->sw + kx * w->dw];
+      const int32_t *sums = row_sums_at(task, t, slot) + x;
+      if (ky == 0)
+        memcpy(box + done, sums, run * sizeof *box);
+      else
+        for (size_t i = 0; i < run; i++) box[done + i] += sums[i];
     }
     done += run;
   }
-  for (unsigned ky = 0; ky < w->kh; ky++) /* a last tile may pass the block's end */
+  for (size_t i = 0; t->window_bytes && i < count; i++) pixels[i] = windows + i * t->window_bytes;
+  for (size_t ky = 0; ky < t->rows; ky++) /* a last tile may pass the block's end */
     for (size_t i = count; i < count + TILE_PIXELS; i++)
       pixels[ky * stride + i] = pixels[ky * stride];
+}
+
+/* Sums that thresholds read are kept as k * sum: they fit 16 bits whatever the sum does. */
+static int sums_are_doubled(const struct conv *conv, const struct conv_term *t) {
+  return conv->thresholds && t->k == 2;
 }
 
 static void multiply(const struct task *task, const struct conv_term *t, size_t count) {
@@ -164,6 +204,7 @@ static void multiply(const struct task *task, const struct conv_term *t, size_t 
                    .planes = t->planes,
                    .wide = t->from.bits > 7,
                    .sum_stride = stride};
+  const unsigned doubled = sums_are_doubled(conv, t);
   const unsigned end = task->lane_end < conv->outputs ? task->lane_end : conv->outputs;
   for (unsigned lane = task->lane; lane < end;) {
     const struct gemm_kernel *k = kernel_for_outputs(t->kernel, end - lane, conv->grid.width);
@@ -172,7 +213,7 @@ static void multiply(const struct task *task, const struct conv_term *t, size_t 
     for (unsigned pass = 0; pass < t->passes; pass++) {
       g.first_byte = pass * t->pass_bytes + (t->first_channel ? t->first_channel[block] : 0) *
                                                 step_of(t->kernel->form).code_bytes;
-      g.shift = pass * k->pass_planes;
+      g.shift = pass * k->pass_planes + doubled;
       g.accumulate = pass > 0;
       for (size_t p = 0; p < count; p += k->mr) {
         g.pixels = pixels + p;
@@ -193,6 +234,8 @@ static void finish(const struct task *task, const struct epilogue_term *terms, s
   const size_t pixel_bytes = out->words                    ? 8ul * op->out.bits * out->words
                              : op->out.kind == BFCN_SCORES ? 4ul * conv->outputs
                                                            : conv->outputs;
+  _Static_assert((int)MAX_TERMS <= (int)MOST_RESIDUALS,
+                 "epilogues keep room for so many residuals");
   struct epilogue_residual residuals[MAX_TERMS];
   for (unsigned i = 0; i < op->residual_count; i++) {
     const unsigned source = op->residuals[i].source;
@@ -228,7 +271,7 @@ static struct epilogue_term summed(const struct task *task, const struct conv_te
   return (struct epilogue_term){.sums = task->scratch + t->sums_at,
                                 .sum_stride = task->lane_end - task->lane,
                                 .sum_bits = t->kernel->sum_bits,
-                                .k = t->k,
+                                .k = sums_are_doubled(task->conv, t) ? 1 : t->k,
                                 .box_scale = t->box_scale,
                                 .box = (const int32_t *)(task->scratch + t->box_at),
                                 .offset = t->offset,

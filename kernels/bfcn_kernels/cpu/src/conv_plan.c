@@ -29,6 +29,7 @@ static int serves(const struct gemm_kernel *k, const struct conv_term *t, unsign
   if (k->isa > isa) return 0;
   const struct window *w = &t->term->window;
   if (k->columns && (k->columns != w->kw || w->sw != 1 || w->dw != 1 || width % k->mr)) return 0;
+  if (k->form == FORM_INT4 && (t->from.bits > 4 || t->term->bits > 4)) return 0;
   if (step_of(k->form).code_bytes) return t->term->groups == 1 || k->nr == k->lanes;
   return t->term->groups == 1 && t->from.bits <= 4 &&
          (k->sum_bits == 32 || largest_sum(t) <= UINT16_MAX);
@@ -88,6 +89,18 @@ static bfcn_status choose(const struct bfcn_session *s, const struct conv *conv,
   return BFCN_OK;
 }
 
+/* Where rows leave a tenth of their steps' channels empty, as 7 taps of 3 channels do, those of a
+ * pixel are gathered into one run. */
+static void gather_rows(struct conv_term *t, struct step step) {
+  const size_t run = t->term->window.kw * t->from.channels;
+  const size_t steps = (t->rows * run + step.channels - 1) / step.channels;
+  if (10 * steps > 9 * t->rows * t->steps) return;
+  t->run_bytes = run * step.code_bytes;
+  t->window_bytes = (t->rows - 1) * t->run_bytes + round_up(t->run_bytes, GATHER_BYTES);
+  t->rows = 1;
+  t->steps = steps;
+}
+
 static void expanded_form(struct conv_term *t) {
   const struct window *w = &t->term->window;
   const unsigned channels = t->from.channels, per_group = channels / t->term->groups;
@@ -112,6 +125,7 @@ static void expanded_form(struct conv_term *t) {
     if (t->term->groups == 1 && w->dw == 1) { /* the taps of a row touch: one long run */
       t->columns = 1;
       t->steps = divide_up(w->kw * channels, step.channels);
+      gather_rows(t, step);
     }
   }
   t->pixel_bytes = t->pass_bytes * t->passes;
@@ -257,6 +271,7 @@ static uint64_t lay_out_scratch(struct conv *conv) {
     t->pixels_at = take(&at, t->rows * pixels * sizeof(void *));
     t->slots_at = take(&at, (t->grid.height + 1ul) * sizeof(int32_t));
     t->box_at = take(&at, conv->block_pixels * sizeof(int32_t));
+    t->windows_at = take(&at, conv->block_pixels * t->window_bytes);
     t->sums_at = take(&at, pixels * conv->block_lanes * t->kernel->sum_bits / 8);
   }
   return at;

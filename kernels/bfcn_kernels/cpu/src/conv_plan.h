@@ -8,7 +8,7 @@
  * where whole rows would take more scratch than BLOCK_BYTES, which a core's own caches hold. A tile
  * may pass its end by TILE_PIXELS. */
 enum { BLOCK_PIXELS = 128, LEAST_PIXELS = 24, TILE_PIXELS = 8, BLOCK_BYTES = 96 << 10 };
-enum { LANES = 64, LEAST_BLOCK_LANES = 128 };
+enum { LANES = 64, LEAST_BLOCK_LANES = 128, GATHER_BYTES = 16 };
 
 /* A step of a form: its channels, the bytes of one output's weights, and the bytes of an activation
  * where codes are multiplied as numbers (0 where their planes are looked up or counted). */
@@ -17,11 +17,9 @@ struct step {
 };
 
 static inline struct step step_of(enum form form) {
-  static const struct step steps[FORMS] = {[FORM_BITS] = {64, 8, 0},
-                                           [FORM_LUT6] = {6, 1, 0},
-                                           [FORM_LUT4] = {4, 1, 0},
-                                           [FORM_INT8] = {4, 4, 1},
-                                           [FORM_INT16] = {2, 4, 2}};
+  static const struct step steps[FORMS] = {[FORM_BITS] = {64, 8, 0}, [FORM_LUT6] = {6, 1, 0},
+                                           [FORM_LUT4] = {4, 1, 0},  [FORM_INT8] = {4, 4, 1},
+                                           [FORM_INT4] = {4, 4, 1},  [FORM_INT16] = {2, 4, 2}};
   return steps[form];
 }
 
@@ -34,9 +32,10 @@ struct conv_term {
   const struct backend *backend; /* that expands for the kernel */
   unsigned passes, planes;       /* of activations; of weights */
   size_t rows, columns, steps;
-  size_t run;                    /* of steps between two widenings, for lookups */
-  size_t pixel_bytes, row_bytes; /* expanded; row_bytes with padding pixels and slack */
-  size_t pass_bytes;             /* from one pass's part of a pixel to the next's */
+  size_t run;                     /* of steps between two widenings, for lookups */
+  size_t pixel_bytes, row_bytes;  /* expanded; row_bytes with padding pixels and slack */
+  size_t pass_bytes;              /* from one pass's part of a pixel to the next's */
+  size_t run_bytes, window_bytes; /* of a filter row, and of its rows gathered for a pixel; or 0 */
   uint8_t *weights;
   size_t block_bytes, plane_bytes;
   unsigned *first_channel; /* of each block of `lanes` outputs; NULL if all begin at 0 */
@@ -47,7 +46,7 @@ struct conv_term {
    * of padding. Where `ring`, row y goes to slot y % slots and stays until a later one takes it. */
   unsigned slots;
   int ring;
-  size_t rows_at, row_sums_at, pixels_at, slots_at, box_at, sums_at;
+  size_t rows_at, row_sums_at, pixels_at, windows_at, slots_at, box_at, sums_at;
 };
 
 struct conv {

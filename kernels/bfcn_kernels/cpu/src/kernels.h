@@ -18,8 +18,9 @@
  *   FORM_LUT6  the table of a pixel's 6 channels; weights: 6-bit indices into it
  *   FORM_LUT4  the table of a pixel's 4 channels; weights: 4-bit indices into it
  *   FORM_INT8  4 channels as bytes; weights: 4 int8
+ *   FORM_INT4  the same where both have at most 4 bits, so that sums of some products fit 16 bits
  *   FORM_INT16 2 channels as uint16; weights: 2 int16 */
-enum form { FORM_BITS, FORM_LUT6, FORM_LUT4, FORM_INT8, FORM_INT16, FORMS };
+enum form { FORM_BITS, FORM_LUT6, FORM_LUT4, FORM_INT8, FORM_INT4, FORM_INT16, FORMS };
 
 /* What an instruction set has, the ones after it have, too. */
 enum isa {
@@ -120,7 +121,7 @@ struct epilogue {
   const uint32_t *flips; /* [channels / 32] */
 };
 
-enum { LERP_SLACK = 16 };
+enum { LERP_SLACK = 16, MOST_RESIDUALS = 16 };
 
 /* What an instruction set offers besides its matrix kernels. */
 struct backend {

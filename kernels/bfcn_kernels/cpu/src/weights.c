@@ -95,6 +95,7 @@ static void pack_filter(const struct conv_term *t, unsigned output, unsigned out
     pack_bits(t, &lane, codes);
     return;
   case FORM_INT8:
+  case FORM_INT4:
   case FORM_INT16: {
     const unsigned group = output / (outputs / t->term->groups);
     const unsigned channel = group * (t->from.channels / t->term->groups);

@@ -37,6 +37,14 @@ static inline void add_bytes(__m256i *sum, __m256i v) {
   __asm__("vpaddb %1, %0, %0" : "+x"(*sum) : "x"(v));
 }
 
+static inline void add_words(__m256i *sum, __m256i v) {
+  __asm__("vpaddw %1, %0, %0" : "+x"(*sum) : "x"(v));
+}
+
+static inline void add_dwords(__m256i *sum, __m256i v) {
+  __asm__("vpaddd %1, %0, %0" : "+x"(*sum) : "x"(v));
+}
+
 /* Loaded once: gcc 12 would load it again for every pixel. */
 static inline __m256i load_index(const uint8_t *from) {
   __m256i index = _mm256_load_si256((const __m256i *)from);
@@ -44,8 +52,45 @@ static inline __m256i load_index(const uint8_t *from) {
   return index;
 }
 
+/* Bytes += lookups of steps first..end - 1 of one tap. */
+TILE lut4_run(const struct gemm *g, const int p, const int nv, const uint16_t *const *x,
+              const uint8_t *w, size_t first, size_t end, __m256i *bytes) {
+  ROLLED
+  for (; first < end; first++, w += 32) {
+    __m256i table[4];
+    UNROLLED
+    for (int i = 0; i < p; i++) table[i] = lut4_table(x[i][first]);
+    UNROLLED
+    for (int n = 0; n < nv; n++) {
+      const __m256i index = load_index(w + (size_t)n * g->block_bytes);
+      UNROLLED
+      for (int i = 0; i < p; i++)
+        add_bytes(&bytes[i * nv + n], _mm256_shuffle_epi8(table[i], index));
+    }
+  }
+}
+
+/* The whole sum in one run: bytes are widened only as they are stored. */
+TILE lut4_short_tile(const struct gemm *g, const int p, const int nv) {
+  const uint16_t *x[4];
+  __m256i bytes[8];
+  UNROLLED
+  for (int i = 0; i < p; i++) x[i] = (const uint16_t *)(g->pixels[i] + g->first_byte);
+  UNROLLED
+  for (int i = 0; i < p * nv; i++) bytes[i] = _mm256_setzero_si256();
+  lut4_run(g, p, nv, x, g->weights, 0, g->steps, bytes);
+  UNROLLED
+  for (int i = 0; i < p * nv; i++)
+    store_lut_sums(g, (uint16_t *)g->sums + (size_t)(i / nv) * g->sum_stride + i % nv * 32,
+                   bytes[i], _mm256_srli_epi16(bytes[i], 8));
+}
+
 /* p pixels x nv vectors of 32 outputs. Bytes are summed for a run of lookups, then widened. */
 TILE lut4_tile(const struct gemm *g, const int p, const int nv) {
+  if (g->planes * g->rows * g->columns == 1 && g->steps <= g->run) {
+    lut4_short_tile(g, p, nv);
+    return;
+  }
   __m256i total[8], high[8];
   UNROLLED
   for (int i = 0; i < p * nv; i++) total[i] = high[i] = _mm256_setzero_si256();
@@ -68,22 +113,65 @@ TILE lut4_tile(const struct gemm *g, const int p, const int nv) {
           __m256i bytes[8];
           UNROLLED
           for (int i = 0; i < p * nv; i++) bytes[i] = _mm256_setzero_si256();
-          ROLLED
-          for (; done < stop; done++, w += 32) {
-            __m256i table[4];
-            UNROLLED
-            for (int i = 0; i < p; i++) table[i] = lut4_table(x[i][done]);
-            UNROLLED
-            for (int n = 0; n < nv; n++) {
-              const __m256i index = load_index(w + (size_t)n * g->block_bytes);
-              UNROLLED
-              for (int i = 0; i < p; i++)
-                add_bytes(&bytes[i * nv + n], _mm256_shuffle_epi8(table[i], index));
-            }
-          }
+          lut4_run(g, p, nv, x, w, done, stop, bytes);
+          w += 32 * (stop - done);
+          done = stop;
           UNROLLED
           for (int i = 0; i < p * nv; i++) widen(bytes[i], &total[i], &high[i]);
         }
+      }
+    }
+  }
+  UNROLLED
+  for (int i = 0; i < p * nv; i++)
+    store_lut_sums(g, (uint16_t *)g->sums + (size_t)(i / nv) * g->sum_stride + i % nv * 32,
+                   total[i], high[i]);
+}
+
+/* Three columns at stride 1 share their tables: those of p + 2 neighbouring source pixels serve p
+ * output pixels, which are neighbours in one row. */
+TILE lut4_tile_k3(const struct gemm *g, const int p, const int nv) {
+  enum { COLUMNS = 3 };
+  __m256i total[8], high[8];
+  UNROLLED
+  for (int i = 0; i < p * nv; i++) total[i] = high[i] = _mm256_setzero_si256();
+  for (unsigned plane = g->planes; plane-- > 0;) {
+    const uint8_t *w = (const uint8_t *)g->weights + plane * g->plane_bytes;
+    UNROLLED
+    for (int i = 0; i < p * nv; i++) {
+      total[i] = _mm256_add_epi16(total[i], total[i]);
+      high[i] = _mm256_add_epi16(high[i], high[i]);
+    }
+    for (size_t row = 0; row < g->rows; row++, w += 2 * g->steps * 32) {
+      const uint8_t *x = g->pixels[row * g->row_stride] + g->first_byte;
+      for (size_t done = 0; done < g->steps;) {
+        const size_t stop = g->steps - done > g->run ? done + g->run : g->steps;
+        __m256i bytes[8];
+        UNROLLED
+        for (int i = 0; i < p * nv; i++) bytes[i] = _mm256_setzero_si256();
+        ROLLED
+        for (; done < stop; done++, w += 32) {
+          __m256i index[COLUMNS][2];
+          UNROLLED
+          for (int i = 0; i < COLUMNS * nv; i++)
+            index[i / nv][i % nv] = load_index(w + (size_t)(i / nv) * g->steps * 32 +
+                                               (size_t)(i % nv) * g->block_bytes);
+          UNROLLED
+          for (int j = 0; j < p + COLUMNS - 1; j++) {
+            const __m256i table =
+                lut4_table(((const uint16_t *)(x + (size_t)j * g->column_bytes))[done]);
+            UNROLLED
+            for (int column = 0; column < COLUMNS; column++) {
+              const int i = j - column; /* the output pixel that sees source pixel j there */
+              if (i < 0 || i >= p) continue;
+              UNROLLED
+              for (int n = 0; n < nv; n++)
+                add_bytes(&bytes[i * nv + n], _mm256_shuffle_epi8(table, index[column][n]));
+            }
+          }
+        }
+        UNROLLED
+        for (int i = 0; i < p * nv; i++) widen(bytes[i], &total[i], &high[i]);
       }
     }
   }
@@ -111,6 +199,19 @@ void lut4_gemm_a1_4x32__avx2(const struct gemm *g) {
 void lut4_gemm_a2_4x32__avx2(const struct gemm *g) {
   lut4_tile(g, 4, 1);
 }
+void lut4_gemm_a1_4x64k3__avx2(const struct gemm *g) {
+  lut4_tile_k3(g, 4, 2);
+}
+void lut4_gemm_a2_4x64k3__avx2(const struct gemm *g) {
+  lut4_tile_k3(g, 4, 2);
+}
+void lut4_gemm_a1_8x32k3__avx2(const struct gemm *g) {
+  lut4_tile_k3(g, 8, 1);
+}
+void lut4_gemm_a2_8x32k3__avx2(const struct gemm *g) {
+  lut4_tile_k3(g, 8, 1);
+}
+
 /* p pixels x 16 outputs x 2 channels: 16-bit numbers, since 255 * 127 * 2 would pass the 16 bits
  * that products of bytes are summed in. */
 TILE int16_tile(const struct gemm *g, const int p) {
@@ -133,8 +234,8 @@ TILE int16_tile(const struct gemm *g, const int p) {
           int32_t two;
           memcpy(&two, x[i] + 4 * step, 4);
           const __m256i both = _mm256_set1_epi32(two);
-          total[2 * i] = _mm256_add_epi32(total[2 * i], _mm256_madd_epi16(both, w0));
-          total[2 * i + 1] = _mm256_add_epi32(total[2 * i + 1], _mm256_madd_epi16(both, w1));
+          add_dwords(&total[2 * i], _mm256_madd_epi16(both, w0));
+          add_dwords(&total[2 * i + 1], _mm256_madd_epi16(both, w1));
         }
       }
     }
@@ -150,32 +251,81 @@ void int16_gemm_4x16__avx2(const struct gemm *g) {
   int16_tile(g, 4);
 }
 
+/* Products of codes and weights of at most 4 bits: a lane of 16 bits takes 2 * 15 * 15 = 450 a
+ * step, so 72 steps before it is widened. 4 pixels x 16 outputs x 4 channels. */
+void int4_gemm_4x16__avx2(const struct gemm *g) {
+  enum { PIXELS = 4, RUN = 72 };
+  __m256i total[2 * PIXELS];
+  UNROLLED
+  for (int i = 0; i < 2 * PIXELS; i++) total[i] = _mm256_setzero_si256();
+  const uint8_t *w = g->weights;
+  for (size_t row = 0; row < g->rows; row++) {
+    const uint8_t *const *pixels = g->pixels + row * g->row_stride;
+    for (size_t column = 0; column < g->columns; column++) {
+      const uint8_t *x[PIXELS];
+      UNROLLED
+      for (int i = 0; i < PIXELS; i++) x[i] = pixels[i] + g->first_byte + column * g->column_bytes;
+      for (size_t step = 0; step < g->steps;) {
+        const size_t stop = g->steps - step > RUN ? step + RUN : g->steps;
+        __m256i sums[2 * PIXELS];
+        UNROLLED
+        for (int i = 0; i < 2 * PIXELS; i++) sums[i] = _mm256_setzero_si256();
+        ROLLED
+        for (; step < stop; step++, w += 64) {
+          const __m256i w0 = load_index(w), w1 = load_index(w + 32);
+          UNROLLED
+          for (int i = 0; i < PIXELS; i++) {
+            int32_t four;
+            memcpy(&four, x[i] + 4 * step, 4);
+            const __m256i codes = _mm256_set1_epi32(four);
+            add_words(&sums[2 * i], _mm256_maddubs_epi16(codes, w0));
+            add_words(&sums[2 * i + 1], _mm256_maddubs_epi16(codes, w1));
+          }
+        }
+        UNROLLED
+        for (int i = 0; i < 2 * PIXELS; i++)
+          total[i] = _mm256_add_epi32(total[i], _mm256_madd_epi16(sums[i], _mm256_set1_epi16(1)));
+      }
+    }
+  }
+  UNROLLED
+  for (int i = 0; i < 2 * PIXELS; i++) {
+    int32_t *sums = (int32_t *)g->sums + (size_t)(i / 2) * g->sum_stride + i % 2 * 8;
+    _mm256_storeu_si256((__m256i *)sums, total[i]);
+  }
+}
+
 static inline __m128i bytes_of(uint64_t word) {
   return _mm_cvtsi64_si128((long long)word);
 }
 
-/* u16 offsets of tables (field * 16), field = 4 bits of the low plane, 4 of the high. */
+/* u16 offsets of tables (field * 16) of 64 channels, field = 4 bits of v0, 4 of v1: the lower byte
+ * of an offset is 4 bits of v0, its upper one 4 bits of v1. */
+static inline void lut4_offsets(uint64_t v0, uint64_t v1, uint16_t out[16]) {
+  const __m128i low = bytes_of(v0), high = bytes_of(v1);
+  const __m128i first = _mm_set1_epi8(15), second = _mm_set1_epi8((char)240);
+  const __m128i even =
+      _mm_unpacklo_epi8(_mm_and_si128(_mm_slli_epi16(low, 4), second), _mm_and_si128(high, first));
+  const __m128i odd =
+      _mm_unpacklo_epi8(_mm_and_si128(low, second), _mm_and_si128(_mm_srli_epi16(high, 4), first));
+  _mm_storeu_si128((__m128i *)out, _mm_unpacklo_epi16(even, odd));
+  _mm_storeu_si128((__m128i *)(out + 8), _mm_unpackhi_epi16(even, odd));
+}
+
 static void expand_lut4(const struct expand *e) {
-  const size_t steps = (e->channels + 3) / 4;
-  const __m128i nibble = _mm_set1_epi8(15);
+  const size_t steps = (e->channels + 3) / 4, whole = steps / 16;
   uint16_t *out = e->out;
   const uint64_t *codes = e->codes;
-  for (size_t p = 0; p < e->pixels; p++, codes += e->planes * e->words)
+  for (size_t p = 0; p < e->pixels; p++)
     for (unsigned b = 0; b < e->planes; b += e->pass_planes, out += steps) {
       const int pair = e->pass_planes == 2 && b + 1 < e->planes;
-      for (size_t i = 0; i < e->words; i++) {
-        const __m128i v0 = bytes_of(codes[b * e->words + i]);
-        const __m128i v1 = bytes_of(pair ? codes[(b + 1) * e->words + i] : 0);
-        const __m128i even =
-            _mm_or_si128(_mm_and_si128(v0, nibble), _mm_slli_epi16(_mm_and_si128(v1, nibble), 4));
-        const __m128i odd = _mm_or_si128(_mm_and_si128(_mm_srli_epi16(v0, 4), nibble),
-                                         _mm_andnot_si128(nibble, v1));
-        uint16_t offsets[16];
-        _mm256_storeu_si256(
-            (__m256i *)offsets,
-            _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_unpacklo_epi8(even, odd)), 4));
-        memcpy(out + 16 * i, offsets, 2 * (steps - 16 * i < 16 ? steps - 16 * i : 16));
-      }
+      const uint64_t *low = codes, *high = codes + e->words;
+      codes += pair ? 2 * e->words : e->words;
+      for (size_t i = 0; i < whole; i++) lut4_offsets(low[i], pair ? high[i] : 0, out + 16 * i);
+      if (whole == e->words) continue;
+      uint16_t rest[16];
+      lut4_offsets(low[whole], pair ? high[whole] : 0, rest);
+      memcpy(out + 16 * whole, rest, 2 * (steps - 16 * whole));
     }
 }
 
@@ -225,6 +375,10 @@ static void pack(const uint8_t *codes, unsigned channels, size_t pixels, unsigne
   }
 }
 
+static void expand_int4(const struct expand *e) {
+  unpack(e->codes, e->planes, e->words, e->pixels, e->channels, e->out);
+}
+
 static void expand_int16(const struct expand *e) {
   const uint64_t *planes = e->codes;
   uint16_t *out = e->out;
@@ -243,9 +397,9 @@ static void expand_bits(const struct expand *e) {
   bfcn_backend_portable.expand[FORM_BITS](e);
 }
 
-/* acc * scale of 8 lanes; the width of the sums is a constant. */
+/* (k * sum + shift) * scale of 8 lanes; the width of the sums is a constant. */
 static inline __m256 product_of(const struct epilogue_term *t, const int sum_bits, size_t p,
-                                unsigned c, __m256i offset, __m256 scale) {
+                                unsigned c, __m256i shift, __m256 scale) {
   const size_t at = p * t->sum_stride + c;
   __m256i acc;
   if (sum_bits == 16)
@@ -253,28 +407,35 @@ static inline __m256 product_of(const struct epilogue_term *t, const int sum_bit
   else
     acc = _mm256_loadu_si256((const __m256i *)((const int32_t *)t->sums + at));
   if (t->k == 2) acc = _mm256_add_epi32(acc, acc);
-  if (t->box_scale)
-    offset = _mm256_add_epi32(
-        offset, _mm256_set1_epi32((int32_t)((uint32_t)t->box_scale * (uint32_t)t->box[p])));
-  return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(acc, offset)), scale);
+  return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(acc, shift)), scale);
+}
+
+/* box_scale * box of `count` pixels. */
+static void scale_box(const struct epilogue_term *t, size_t first, size_t count, int32_t *out) {
+  for (size_t p = 0; p < count; p++)
+    out[p] = t->box_scale ? (int32_t)((uint32_t)t->box_scale * (uint32_t)t->box[first + p]) : 0;
+}
+
+static inline __m256i add_box(const struct epilogue_term *t, size_t p, __m256i offset) {
+  int32_t box;
+  scale_box(t, p, 1, &box);
+  return _mm256_add_epi32(offset, _mm256_set1_epi32(box));
 }
 
 /* 8 lanes of A * acc + B, with a second term where there is one. */
 static inline __m256 pre_activation(const struct epilogue *e, const int sum_bits, size_t p,
                                     unsigned c, const __m256i offset[2], const __m256 scale[2],
                                     __m256 bias) {
-  __m256 t = _mm256_add_ps(product_of(&e->term[0], sum_bits, p, c, offset[0], scale[0]), bias);
-  if (e->terms == 2)
-    t = _mm256_add_ps(t, product_of(&e->term[1], sum_bits, p, c, offset[1], scale[1]));
+  __m256 t = bias;
+  for (unsigned i = 0; i < e->terms; i++)
+    t = _mm256_add_ps(
+        t, product_of(&e->term[i], sum_bits, p, c, add_box(&e->term[i], p, offset[i]), scale[i]));
   return t;
 }
 
-/* 8 lanes of every pixel, without residuals: scores, or codes of 1 or 2 bits, code >= j where
- * t + 0.5 >= j. */
-TILE block(const struct epilogue *e, unsigned c, const unsigned bits, const int sum_bits) {
-  const size_t plane = (e->all_channels + 63) / 64 * 8;
+/* 8 lanes of the scores of every pixel, without residuals. */
+TILE score_block(const struct epilogue *e, unsigned c, const int sum_bits) {
   const unsigned channel = e->first + c, left = e->channels - c;
-  uint8_t *out = (uint8_t *)e->out + channel / 8;
   const __m256 bias = _mm256_loadu_ps(e->bias + channel);
   __m256 scale[2];
   __m256i offset[2];
@@ -284,50 +445,129 @@ TILE block(const struct epilogue *e, unsigned c, const unsigned bits, const int 
                     ? _mm256_loadu_si256((const __m256i *)(e->term[i].offset + channel))
                     : _mm256_setzero_si256();
   }
-  for (size_t p = 0; p < e->pixels; p++, out += bits * plane) {
+  float *scores = (float *)e->out + channel;
+  for (size_t p = 0; p < e->pixels; p++, scores += e->all_channels) {
     const __m256 t = pre_activation(e, sum_bits, p, c, offset, scale, bias);
-    if (bits == 0) {
-      float lanes[8], *scores = (float *)e->out + p * e->all_channels + channel;
-      _mm256_storeu_ps(lanes, t);
-      memcpy(scores, lanes, 4 * (left < 8 ? left : 8));
-      continue;
-    }
-    const __m256 u = _mm256_add_ps(t, _mm256_set1_ps(0.5f));
-    const int one = _mm256_movemask_ps(_mm256_cmp_ps(u, _mm256_set1_ps(1), _CMP_GE_OQ));
-    out[0] = (uint8_t)one;
-    if (bits == 1) continue;
-    const int two = _mm256_movemask_ps(_mm256_cmp_ps(u, _mm256_set1_ps(2), _CMP_GE_OQ));
-    const int three = _mm256_movemask_ps(_mm256_cmp_ps(u, _mm256_set1_ps(3), _CMP_GE_OQ));
-    out[0] = (uint8_t)(one ^ two ^ three);
-    out[plane] = (uint8_t)two;
+    if (left >= 8)
+      _mm256_storeu_ps(scores, t);
+    else
+      memcpy(scores, &t, 4 * left);
   }
 }
 
-/* Addends of 8 channels of pixel p, by their codes. */
-static inline __m256 residual_addend(const struct epilogue_residual *r, const struct epilogue *e,
-                                     size_t p, unsigned channel) {
-  if (r->bits > 4) {
-    const uint8_t *codes = (const uint8_t *)r->codes + p * e->all_channels + channel;
-    const __m256i code = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)codes));
-    return _mm256_i32gather_ps(r->addend, code, 4);
-  }
+enum { SPAN_PIXELS = 128 };
+
+static inline __m256 reaches(__m256 t, float least) {
+  return _mm256_cmp_ps(t, _mm256_set1_ps(least), _CMP_GE_OQ);
+}
+
+/* Codes of 1 or 2 bits of 32 lanes of `count` pixels from `first` on, without residuals: t + 0.5
+ * reaches 1, 2 or 3. 0.5 - 2^-25 is the least that rounds to 1. box: box_scale * box. */
+TILE low_bit_block(const struct epilogue *e, unsigned c, size_t first, size_t count,
+                   const int32_t box[2][SPAN_PIXELS], const unsigned bits, const unsigned terms,
+                   const int sum_bits) {
   const size_t plane = (e->all_channels + 63) / 64 * 8;
-  const uint8_t *planes = (const uint8_t *)r->codes + p * r->bits * plane + channel / 8;
-  const __m256i select = _mm256_set_epi32(128, 64, 32, 16, 8, 4, 2, 1);
-  __m256i code = _mm256_setzero_si256();
-  for (unsigned b = 0; b < r->bits; b++) {
-    const __m256i bits = _mm256_and_si256(_mm256_set1_epi32(planes[b * plane]), select);
-    const __m256i set = _mm256_cmpeq_epi32(bits, select);
-    code = _mm256_or_si256(code, _mm256_and_si256(set, _mm256_set1_epi32(1 << b)));
+  const unsigned channel = e->first + c;
+  uint8_t *out = (uint8_t *)e->out + first * bits * plane + channel / 8;
+  for (size_t p = 0; p < count; p++, out += bits * plane) {
+    uint32_t low = 0, high = 0;
+    UNROLLED
+    for (unsigned q = 0; q < 32; q += 8) {
+      __m256 t = _mm256_loadu_ps(e->bias + channel + q);
+      UNROLLED
+      for (unsigned i = 0; i < terms; i++) {
+        const struct epilogue_term *term = &e->term[i];
+        __m256i shift = _mm256_set1_epi32(box[i][p]);
+        if (term->offset)
+          shift = _mm256_add_epi32(
+              shift, _mm256_loadu_si256((const __m256i *)(term->offset + channel + q)));
+        const __m256 scale = _mm256_loadu_ps(term->scale + channel + q);
+        t = _mm256_add_ps(t, product_of(term, sum_bits, first + p, c + q, shift, scale));
+      }
+      const __m256 one = reaches(t, 0x1.fffffep-2f);
+      if (bits == 1) {
+        low |= (uint32_t)_mm256_movemask_ps(one) << q;
+        continue;
+      }
+      const __m256 two = reaches(t, 1.5f), three = reaches(t, 2.5f);
+      low |= (uint32_t)_mm256_movemask_ps(_mm256_xor_ps(_mm256_xor_ps(one, two), three)) << q;
+      high |= (uint32_t)_mm256_movemask_ps(two) << q;
+    }
+    memcpy(out, &low, 4);
+    if (bits == 2) memcpy(out + plane, &high, 4);
   }
+}
+
+static void low_bit_blocks(const struct epilogue *e) {
+  const unsigned wide = e->term[0].sum_bits == 32;
+  for (size_t first = 0; first < e->pixels; first += SPAN_PIXELS) {
+    const size_t left = e->pixels - first, count = left < SPAN_PIXELS ? left : SPAN_PIXELS;
+    int32_t box[2][SPAN_PIXELS];
+    for (unsigned i = 0; i < e->terms; i++) scale_box(&e->term[i], first, count, box[i]);
+    for (unsigned c = 0; c < e->channels; c += 32)
+      switch ((e->bits - 1) * 4 + (e->terms - 1) * 2 + wide) {
+      case 0:
+        low_bit_block(e, c, first, count, box, 1, 1, 16);
+        break;
+      case 1:
+        low_bit_block(e, c, first, count, box, 1, 1, 32);
+        break;
+      case 2:
+        low_bit_block(e, c, first, count, box, 1, 2, 16);
+        break;
+      case 3:
+        low_bit_block(e, c, first, count, box, 1, 2, 32);
+        break;
+      case 4:
+        low_bit_block(e, c, first, count, box, 2, 1, 16);
+        break;
+      case 5:
+        low_bit_block(e, c, first, count, box, 2, 1, 32);
+        break;
+      case 6:
+        low_bit_block(e, c, first, count, box, 2, 2, 16);
+        break;
+      default:
+        low_bit_block(e, c, first, count, box, 2, 2, 32);
+      }
+  }
+}
+
+static inline void store_bits(uint8_t *out, uint32_t bits) {
+  memcpy(out, &bits, 4);
+}
+
+/* Addends of 8 channels by their codes. */
+static inline __m256 residual_addend(const struct epilogue_residual *r, const uint8_t *codes) {
+  const __m256i code = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)codes));
+  if (r->bits > 4) return _mm256_i32gather_ps(r->addend, code, 4);
   const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(r->addend), code);
   if (r->bits < 4) return low;
   const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(r->addend + 8), code);
   return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(code, 28)));
 }
 
+/* The residuals' codes of channels c..c + 31 of pixel p, a byte each; those past the channels are
+ * read where planes hold them, but not past the end of bytes. */
+static inline void residual_codes(const struct epilogue *e, size_t p, unsigned c,
+                                  uint8_t codes[][32]) {
+  const unsigned channel = e->first + c, words = (e->all_channels + 63) / 64;
+  const unsigned left = c < e->channels ? e->channels - c : 0;
+  for (unsigned i = 0; i < e->residuals; i++) {
+    const struct epilogue_residual *r = &e->residual[i];
+    if (r->bits <= 4) {
+      const uint64_t *planes = (const uint64_t *)r->codes + p * r->bits * words;
+      _mm256_storeu_si256((__m256i *)codes[i], codes_at(planes, r->bits, words, channel));
+    } else {
+      const uint8_t *bytes = (const uint8_t *)r->codes + p * e->all_channels + channel;
+      memcpy(codes[i], bytes, left < 32 ? left : 32);
+    }
+  }
+}
+
 /* 8 lanes, whatever the terms and residuals. */
-static inline __m256 any_pre_activation(const struct epilogue *e, size_t p, unsigned c) {
+static inline __m256 any_pre_activation(const struct epilogue *e, size_t p, unsigned c,
+                                        uint8_t residuals[][32]) {
   const unsigned channel = e->first + c;
   __m256 t = _mm256_loadu_ps(e->bias + channel);
   for (unsigned i = 0; i < e->terms; i++) {
@@ -336,10 +576,11 @@ static inline __m256 any_pre_activation(const struct epilogue *e, size_t p, unsi
                                ? _mm256_loadu_si256((const __m256i *)(term->offset + channel))
                                : _mm256_setzero_si256();
     const __m256 scale = _mm256_loadu_ps(term->scale + channel);
-    t = _mm256_add_ps(t, product_of(term, (int)term->sum_bits, p, c, offset, scale));
+    t = _mm256_add_ps(t,
+                      product_of(term, (int)term->sum_bits, p, c, add_box(term, p, offset), scale));
   }
   for (unsigned i = 0; i < e->residuals; i++)
-    t = _mm256_add_ps(t, residual_addend(&e->residual[i], e, p, channel));
+    t = _mm256_add_ps(t, residual_addend(&e->residual[i], residuals[i] + c % 32));
   return t;
 }
 
@@ -350,44 +591,52 @@ static inline __m256i to_codes(__m256 t, unsigned bits) {
   return _mm256_cvttps_epi32(_mm256_min_ps(_mm256_max_ps(u, _mm256_setzero_ps()), top));
 }
 
-static inline uint64_t bytes_of_lanes(__m256i codes) {
-  const __m128i words =
-      _mm_packus_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
-  return (uint64_t)_mm_cvtsi128_si64(_mm_packus_epi16(words, words));
+/* Codes of channels c..c + 31 of pixel p as bytes. */
+static inline __m256i any_codes(const struct epilogue *e, size_t p, unsigned c,
+                                uint8_t residuals[][32]) {
+  __m256i codes[4];
+  UNROLLED
+  for (unsigned q = 0; q < 4; q++)
+    codes[q] = to_codes(any_pre_activation(e, p, c + 8 * q, residuals), e->bits);
+  const __m256i packed = _mm256_packus_epi16(_mm256_packus_epi32(codes[0], codes[1]),
+                                             _mm256_packus_epi32(codes[2], codes[3]));
+  return _mm256_permutevar8x32_epi32(packed, _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0));
 }
 
-/* Channels c..c + left - 1 of pixel p, at most a word of them. */
-static void any_word(const struct epilogue *e, size_t p, unsigned c, unsigned left) {
+/* Channels c..c + 31 of pixel p, or as many as are left; the bits of planes past them are 0. */
+static void any_lanes(const struct epilogue *e, size_t p, unsigned c) {
   const size_t words = (e->all_channels + 63) / 64, at = p * e->all_channels + e->first + c;
-  uint64_t planes[4] = {0};
-  for (unsigned q = 0; q < left; q += 8) {
-    const __m256 t = any_pre_activation(e, p, c + q);
-    const unsigned some = left - q < 8 ? left - q : 8;
-    if (e->bits == 0) {
-      memcpy((float *)e->out + at + q, &t, 4 * some);
-      continue;
-    }
-    const __m256i codes = to_codes(t, e->bits);
-    if (e->bits > 4) {
-      const uint64_t bytes = bytes_of_lanes(codes);
-      memcpy((uint8_t *)e->out + at + q, &bytes, some);
-      continue;
-    }
-    for (unsigned b = 0; b < e->bits; b++) {
-      const __m256i bit = _mm256_slli_epi32(codes, 31 - (int)b);
-      planes[b] |= (uint64_t)_mm256_movemask_ps(_mm256_castsi256_ps(bit)) << q;
-    }
+  const unsigned left = c < e->channels ? e->channels - c : 0, some = left < 32 ? left : 32;
+  uint8_t residuals[MOST_RESIDUALS][32];
+  residual_codes(e, p, c, residuals);
+  if (e->bits == 0) {
+    float scores[32];
+    for (unsigned q = 0; q < some; q += 8)
+      _mm256_storeu_ps(scores + q, any_pre_activation(e, p, c + q, residuals));
+    memcpy((float *)e->out + at, scores, 4 * some);
+    return;
   }
-  if (e->bits == 0 || e->bits > 4) return;
-  const uint64_t inside = left < 64 ? (1ull << left) - 1 : ~0ull;
-  for (unsigned b = 0; b < e->bits; b++)
-    ((uint64_t *)e->out)[(p * e->bits + b) * words + (e->first + c) / 64] = planes[b] & inside;
+  const __m256i codes = any_codes(e, p, c, residuals);
+  if (e->bits > 4) {
+    uint8_t bytes[32];
+    _mm256_storeu_si256((__m256i *)bytes, codes);
+    memcpy((uint8_t *)e->out + at, bytes, some);
+    return;
+  }
+  const uint32_t inside = some < 32 ? (1u << some) - 1 : ~0u;
+  uint8_t *out = (uint8_t *)e->out + p * e->bits * words * 8 + (e->first + c) / 8;
+  for (unsigned b = 0; b < e->bits; b++) {
+    const __m256i bit = _mm256_slli_epi16(codes, 7 - (int)b);
+    store_bits(out + b * words * 8, (uint32_t)_mm256_movemask_epi8(bit) & inside);
+  }
 }
 
+/* Planes are written to whole words. */
 static void any_epilogue(const struct epilogue *e) {
+  const int planes = e->bits > 0 && e->bits <= 4;
+  const unsigned end = planes ? (e->channels + 63) / 64 * 64 : e->channels;
   for (size_t p = 0; p < e->pixels; p++)
-    for (unsigned c = 0; c < e->channels; c += 64)
-      any_word(e, p, c, e->channels - c < 64 ? e->channels - c : 64);
+    for (unsigned c = 0; c < end; c += 32) any_lanes(e, p, c);
 }
 
 static void epilogue(const struct epilogue *e) {
@@ -397,40 +646,30 @@ static void epilogue(const struct epilogue *e) {
     any_epilogue(e);
     return;
   }
-  for (unsigned c = 0; c < e->channels; c += 8) switch (e->bits * 2 + (sum_bits == 32)) {
-    case 0:
-      block(e, c, 0, 16);
-      break;
-    case 1:
-      block(e, c, 0, 32);
-      break;
-    case 2:
-      block(e, c, 1, 16);
-      break;
-    case 3:
-      block(e, c, 1, 32);
-      break;
-    case 4:
-      block(e, c, 2, 16);
-      break;
-    default:
-      block(e, c, 2, 32);
-    }
+  if (e->bits) {
+    low_bit_blocks(e);
+    return;
+  }
+  for (unsigned c = 0; c < e->channels; c += 8)
+    if (sum_bits == 16)
+      score_block(e, c, 16);
+    else
+      score_block(e, c, 32);
 }
 
-/* Bits where acc > threshold, of 32 16-bit lanes. */
-static inline uint32_t reached(const __m256i acc[2], const __m256i threshold[2]) {
-  const __m256i more0 = _mm256_cmpgt_epi16(acc[0], threshold[0]);
-  const __m256i more1 = _mm256_cmpgt_epi16(acc[1], threshold[1]);
-  const __m256i more = _mm256_permute4x64_epi64(_mm256_packs_epi16(more0, more1), 0xd8);
-  return (uint32_t)_mm256_movemask_epi8(more);
+/* One bit of each of 32 16-bit lanes that are all ones or zeros. */
+static inline uint32_t bits_of(const __m256i lanes[2]) {
+  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi16(lanes[0], lanes[1]), 0xd8);
+  return (uint32_t)_mm256_movemask_epi8(packed);
 }
 
-/* 16 lanes of all ones where the bits are set. */
-static inline __m256i lanes(uint32_t bits) {
+/* 16 lanes of all ones where the 16 bits are set. */
+static inline __m256i lanes(const uint8_t *bits) {
   const __m256i select = _mm256_set_epi16(-32768, 16384, 8192, 4096, 2048, 1024, 512, 256, 128, 64,
                                           32, 16, 8, 4, 2, 1);
-  return _mm256_cmpeq_epi16(_mm256_and_si256(_mm256_set1_epi16((short)bits), select), select);
+  int16_t all;
+  memcpy(&all, bits, 2);
+  return _mm256_cmpeq_epi16(_mm256_and_si256(_mm256_set1_epi16(all), select), select);
 }
 
 /* Half h of the threshold of step j for each lane's residual code. */
@@ -445,71 +684,76 @@ static inline __m256i threshold_of(const int16_t *t, int codes, int steps, int j
 #undef THRESHOLD
 }
 
-TILE threshold_block(const struct epilogue *e, unsigned c, const int residual_bits,
-                     const int bits) {
+/* 32 channels of `count` pixels from `first` on. Code 1 or 3: an odd number of steps is reached.
+ * box: box_scale * box of a pixel, twice. */
+TILE threshold_block(const struct epilogue *e, unsigned c, size_t first, size_t count,
+                     const uint32_t *box, const int residual_bits, const int bits) {
   const struct epilogue_term *term = &e->term[0];
   const int steps = bits == 2 ? 3 : 1, codes = 1 << residual_bits;
-  const size_t plane = (e->all_channels + 63) / 64 * 8;
-  const unsigned block = (e->first + c) / 32;
+  const size_t plane = (e->all_channels + 63) / 64 * 8, block = (e->first + c) / 32;
+  const size_t residual_bytes = (size_t)residual_bits * plane, bytes = (size_t)bits * plane;
   const uint32_t flip = e->flips[block];
   const int16_t *thresholds = e->thresholds + block * (size_t)(steps * codes) * 32;
-  const uint8_t *residual =
-      residual_bits ? (const uint8_t *)e->residual[0].codes + 4ul * block : NULL;
-  uint8_t *out = (uint8_t *)e->out + 4ul * block;
-  const uint16_t *sums = (const uint16_t *)term->sums + c;
-  for (size_t p = 0; p < e->pixels; p++, sums += term->sum_stride, out += (unsigned)bits * plane) {
-    const __m256i box = _mm256_set1_epi16((short)(term->box_scale * term->box[p]));
-    __m256i acc[2], r0[2] = {box, box}, r1[2] = {box, box};
-    uint32_t bits0 = 0, bits1 = 0;
-    if (residual_bits) memcpy(&bits0, residual + p * (size_t)residual_bits * plane, 4);
-    if (residual_bits == 2) memcpy(&bits1, residual + (p * 2 + 1) * plane, 4);
+  const uint8_t *residual = NULL;
+  if (residual_bits)
+    residual = (const uint8_t *)e->residual[0].codes + first * residual_bytes + 4 * block;
+  uint8_t *out = (uint8_t *)e->out + first * bytes + 4 * block;
+  const size_t stride = term->sum_stride;
+  const uint16_t *sums = (const uint16_t *)term->sums + first * stride + c;
+  const int twice = term->k == 2;
+  for (size_t p = 0; p < count; p++, sums += stride, out += bytes) {
+    const __m256i shift = _mm256_set1_epi32((int)box[p]);
+    __m256i reached[3][2];
     UNROLLED
     for (int h = 0; h < 2; h++) {
-      acc[h] = _mm256_loadu_si256((const __m256i *)(sums + 16 * h));
-      if (term->k == 2) acc[h] = _mm256_add_epi16(acc[h], acc[h]);
-      acc[h] = _mm256_add_epi16(acc[h], box);
-      if (residual_bits) r0[h] = lanes(bits0 >> 16 * h);
-      if (residual_bits == 2) r1[h] = lanes(bits1 >> 16 * h);
+      __m256i acc = _mm256_loadu_si256((const __m256i *)(sums + 16 * h)), r0 = shift, r1 = shift;
+      if (twice) acc = _mm256_add_epi16(acc, acc);
+      acc = _mm256_add_epi16(acc, shift);
+      if (residual_bits) r0 = lanes(residual + 2 * h);
+      if (residual_bits == 2) r1 = lanes(residual + plane + 2 * h);
+      UNROLLED
+      for (int j = 0; j < steps; j++)
+        reached[j][h] =
+            _mm256_cmpgt_epi16(acc, threshold_of(thresholds, codes, steps, j, h, r0, r1));
+      if (bits == 2)
+        reached[0][h] =
+            _mm256_xor_si256(reached[0][h], _mm256_xor_si256(reached[1][h], reached[2][h]));
     }
-    uint32_t at_least[3];
-    UNROLLED
-    for (int j = 0; j < steps; j++) {
-      const __m256i t[2] = {threshold_of(thresholds, codes, steps, j, 0, r0[0], r1[0]),
-                            threshold_of(thresholds, codes, steps, j, 1, r0[1], r1[1])};
-      at_least[j] = reached(acc, t);
-    }
-    uint32_t low = at_least[0] ^ flip;
-    if (bits == 2) {
-      const uint32_t high = at_least[1] ^ flip;
-      low ^= at_least[1] ^ at_least[2]; /* code 1 or 3: an odd number of steps is reached */
-      memcpy(out + plane, &high, 4);
-    }
-    memcpy(out, &low, 4);
+    if (residual_bits) residual += residual_bytes;
+    store_bits(out, bits_of(reached[0]) ^ flip);
+    if (bits == 2) store_bits(out + plane, bits_of(reached[1]) ^ flip);
   }
 }
 
 static void epilogue_threshold(const struct epilogue *e) {
   const unsigned residual_bits = e->residuals ? e->residual[0].bits : 0;
   const unsigned end = (e->channels + 63) / 64 * 64;
-  for (unsigned c = 0; c < end; c += 32) switch (residual_bits * 4 + e->bits) {
-    case 1:
-      threshold_block(e, c, 0, 1);
-      break;
-    case 2:
-      threshold_block(e, c, 0, 2);
-      break;
-    case 5:
-      threshold_block(e, c, 1, 1);
-      break;
-    case 6:
-      threshold_block(e, c, 1, 2);
-      break;
-    case 9:
-      threshold_block(e, c, 2, 1);
-      break;
-    default:
-      threshold_block(e, c, 2, 2);
-    }
+  for (size_t first = 0; first < e->pixels; first += SPAN_PIXELS) {
+    const size_t left = e->pixels - first, count = left < SPAN_PIXELS ? left : SPAN_PIXELS;
+    int32_t scaled[SPAN_PIXELS];
+    uint32_t box[SPAN_PIXELS];
+    scale_box(&e->term[0], first, count, scaled);
+    for (size_t p = 0; p < count; p++) box[p] = 0x10001u * (uint16_t)scaled[p];
+    for (unsigned c = 0; c < end; c += 32) switch (residual_bits * 4 + e->bits) {
+      case 1:
+        threshold_block(e, c, first, count, box, 0, 1);
+        break;
+      case 2:
+        threshold_block(e, c, first, count, box, 0, 2);
+        break;
+      case 5:
+        threshold_block(e, c, first, count, box, 1, 1);
+        break;
+      case 6:
+        threshold_block(e, c, first, count, box, 1, 2);
+        break;
+      case 9:
+        threshold_block(e, c, first, count, box, 2, 1);
+        break;
+      default:
+        threshold_block(e, c, first, count, box, 2, 2);
+      }
+  }
 }
 
 /* 8 columns of one row: by permutation where they read 8 neighbouring floats of it. */
@@ -577,7 +821,10 @@ static void argmax_row_wide(const float *top, const float *bottom, float l, unsi
 
 const struct backend bfcn_backend_avx2 = {
     .name = "avx2",
-    .expand = {[FORM_BITS] = expand_bits, [FORM_LUT4] = expand_lut4, [FORM_INT16] = expand_int16},
+    .expand = {[FORM_BITS] = expand_bits,
+               [FORM_LUT4] = expand_lut4,
+               [FORM_INT4] = expand_int4,
+               [FORM_INT16] = expand_int16},
     .epilogue = epilogue,
     .epilogue_threshold = epilogue_threshold,
     .sum_codes = sum_codes,

@@ -10,9 +10,35 @@
 TARGET_BEGIN(AVX512_FEATURES)
 #include "rows.h"
 
+/* Whole vectors of pixels of 1, 2 or 4 words; the number of pixels done. */
+static size_t sum_short_codes(const uint64_t *planes, unsigned bits, unsigned words, size_t pixels,
+                              int32_t *sums) {
+  const unsigned length = bits * words, at_once = 8 / length;
+  const __m512i word = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i in_pixel = _mm512_and_si512(word, _mm512_set1_epi64(length - 1));
+  const __m512i plane = _mm512_srli_epi64(in_pixel, words == 4 ? 2 : words == 2 ? 1 : 0);
+  const __m512i firsts = _mm512_castsi256_si512(_mm256_mullo_epi32(
+      _mm256_set1_epi32(2 * (int)length), _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0)));
+  const __mmask8 wanted = (__mmask8)((1u << at_once) - 1);
+  size_t p = 0;
+  for (; p + at_once <= pixels; p += at_once, planes += 8) {
+    __m512i sum = _mm512_sllv_epi64(_mm512_popcnt_epi64(_mm512_loadu_si512(planes)), plane);
+    if (length > 1) sum = _mm512_add_epi64(sum, _mm512_shuffle_epi32(sum, _MM_PERM_BADC));
+    if (length > 2) sum = _mm512_add_epi64(sum, _mm512_permutex_epi64(sum, 0x4e));
+    _mm256_mask_storeu_epi32(sums + p, wanted,
+                             _mm512_castsi512_si256(_mm512_permutexvar_epi32(firsts, sum)));
+  }
+  return p;
+}
+
 /* Sums of codes, 8 words at a time where there are that many. */
 static void sum_codes_wide(const uint64_t *planes, unsigned bits, unsigned words, size_t pixels,
                            int32_t *sums) {
+  const unsigned length = bits * words;
+  if (length == 1 || length == 2 || length == 4) {
+    const size_t done = sum_short_codes(planes, bits, words, pixels, sums);
+    planes += done * length, pixels -= done, sums += done;
+  }
   if (words < 3) {
     sum_codes(planes, bits, words, pixels, sums);
     return;
@@ -36,50 +62,69 @@ static inline __mmask64 low_bits(size_t count) {
   return count < 64 ? (1ull << count) - 1 : ~0ull;
 }
 
-/* 64 fields of 6 bits from 48 bytes: each qword takes 6 bytes, then 8 unaligned fields of them. */
-static inline __m512i six_bit_fields(const uint8_t *bytes, size_t left) {
-  const __m512i spread = _mm512_set_epi8(
-      49, 48, 47, 46, 45, 44, 43, 42, 43, 42, 41, 40, 39, 38, 37, 36, 37, 36, 35, 34, 33, 32, 31,
-      30, 31, 30, 29, 28, 27, 26, 25, 24, 25, 24, 23, 22, 21, 20, 19, 18, 19, 18, 17, 16, 15, 14,
-      13, 12, 13, 12, 11, 10, 9, 8, 7, 6, 7, 6, 5, 4, 3, 2, 1, 0);
-  const __m512i shifts = _mm512_set1_epi64(0x2a241e18120c0600);
-  const __m512i loaded = _mm512_maskz_loadu_epi8(low_bits(left), bytes);
-  const __m512i fields =
-      _mm512_multishift_epi64_epi8(shifts, _mm512_permutexvar_epi8(spread, loaded));
-  return _mm512_and_si512(fields, _mm512_set1_epi8(63));
+/* Table rows (field * 64, as u16) of fields of 6 bits: each qword of the result takes the bytes
+ * that `source` names, and each of its bytes the 8 bits from the bit on that `shifts` names. */
+static inline __m512i table_rows(__m256i bytes, __m512i source, __m512i shifts) {
+  const __m512i spread = _mm512_permutexvar_epi8(source, _mm512_castsi256_si512(bytes));
+  return _mm512_and_si512(_mm512_multishift_epi64_epi8(shifts, spread), _mm512_set1_epi16(63 << 6));
 }
 
-/* One pass: u16 offsets of table rows (field * 64), of one plane or of two side by side. */
-static inline void expand_lut6_pass(const uint8_t *low, const uint8_t *high, size_t bytes,
-                                    size_t steps, int pair, uint16_t *out) {
-  for (size_t step = 0, at = 0; step < steps; step += 64, at += 48) {
-    const size_t left = steps - step;
-    __m512i f0 = six_bit_fields(low + at, bytes - at);
-    __m512i f1 = high ? six_bit_fields(high + at, bytes - at) : _mm512_setzero_si512();
-    for (size_t q = 0; q < 64 && q < left; q += 16) {
-      const __mmask16 some = (__mmask16)low_bits(left - q < 16 ? left - q : 16);
-      const __m512i v0 = _mm512_slli_epi32(_mm512_cvtepu8_epi32(_mm512_castsi512_si128(f0)), 6);
-      const __m512i v1 = _mm512_slli_epi32(_mm512_cvtepu8_epi32(_mm512_castsi512_si128(f1)), 22);
-      if (pair)
-        _mm512_mask_storeu_epi32(out + (step + q) * 2, some, _mm512_or_si512(v0, v1));
-      else
-        _mm512_mask_cvtepi32_storeu_epi16(out + step + q, some, v0);
-      f0 = _mm512_shuffle_i64x2(f0, f0, 0x39); /* the next 128 bits */
-      f1 = _mm512_shuffle_i64x2(f1, f1, 0x39);
+/* One plane a pass: 32 steps are 24 bytes, a qword 4 fields of 3 bytes. */
+static void expand_lut6_one(const struct expand *e, unsigned plane, size_t steps, uint16_t *out,
+                            size_t stride) {
+  const long long first = 0x0302010003020100, next = 0x0303030303030303;
+  const __m512i source =
+      _mm512_set_epi64(first + 7 * next, first + 6 * next, first + 5 * next, first + 4 * next,
+                       first + 3 * next, first + 2 * next, first + next, first);
+  const __m512i shifts = _mm512_set1_epi64(0x140c0e060800023a);
+  const size_t bytes = 8ul * e->words, pixel = e->planes * bytes;
+  for (size_t step = 0, at = 0; step < steps; step += 32, at += 24) {
+    const __mmask32 inside = (__mmask32)low_bits(bytes - at),
+                    wanted = (__mmask32)low_bits(steps - step);
+    const uint8_t *low = (const uint8_t *)e->codes + plane * bytes + at;
+    uint16_t *to = out + step;
+    for (size_t p = 0; p < e->pixels; p++, low += pixel, to += stride)
+      _mm512_mask_storeu_epi16(to, wanted,
+                               table_rows(_mm256_maskz_loadu_epi8(inside, low), source, shifts));
+  }
+}
+
+/* Two planes a pass, side by side: 16 steps are 12 bytes of each, a qword 2 fields of both. They
+ * begin at bit 0 of their bytes, or at bit 4 in every other qword. */
+static void expand_lut6_two(const struct expand *e, unsigned plane, size_t steps, uint16_t *out,
+                            size_t stride) {
+  const long long first = 0x1312111003020100, next = 0x0101010101010101;
+  const __m512i source =
+      _mm512_set_epi64(first + 10 * next, first + 9 * next, first + 7 * next, first + 6 * next,
+                       first + 4 * next, first + 3 * next, first + next, first);
+  const long long at_0 = 0x28200800221a023a, at_4 = 0x2c240c04261e063e;
+  const __m512i shifts = _mm512_set_epi64(at_4, at_0, at_4, at_0, at_4, at_0, at_4, at_0);
+  const size_t bytes = 8ul * e->words, pixel = e->planes * bytes;
+  const int pair = plane + 1 < e->planes;
+  for (size_t step = 0, at = 0; step < steps; step += 16, at += 12) {
+    const __mmask16 inside = (__mmask16)low_bits(bytes - at), also = pair ? inside : 0,
+                    wanted = (__mmask16)low_bits(steps - step);
+    const uint8_t *low = (const uint8_t *)e->codes + plane * bytes + at;
+    const uint8_t *high = low + (pair ? bytes : 0);
+    uint16_t *to = out + 2 * step;
+    for (size_t p = 0; p < e->pixels; p++, low += pixel, high += pixel, to += stride) {
+      const __m256i both =
+          _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_maskz_loadu_epi8(inside, low)),
+                                  _mm_maskz_loadu_epi8(also, high), 1);
+      _mm512_mask_storeu_epi32(to, wanted, table_rows(both, source, shifts));
     }
   }
 }
 
 static void expand_lut6(const struct expand *e) {
-  const size_t steps = (e->channels + 5) / 6, plane = 8ul * e->words;
-  const uint8_t *codes = (const uint8_t *)e->codes;
+  const size_t steps = (e->channels + 5) / 6, pass = steps * e->pass_planes;
+  const size_t stride = pass * ((e->planes + e->pass_planes - 1) / e->pass_planes);
   uint16_t *out = e->out;
-  for (size_t p = 0; p < e->pixels; p++, codes += e->planes * plane)
-    for (unsigned b = 0; b < e->planes; b += e->pass_planes, out += steps * e->pass_planes) {
-      const uint8_t *high =
-          e->pass_planes == 2 && b + 1 < e->planes ? codes + (b + 1) * plane : NULL;
-      expand_lut6_pass(codes + b * plane, high, plane, steps, e->pass_planes == 2, out);
-    }
+  for (unsigned plane = 0; plane < e->planes; plane += e->pass_planes, out += pass)
+    if (e->pass_planes == 1)
+      expand_lut6_one(e, plane, steps, out, stride);
+    else
+      expand_lut6_two(e, plane, steps, out, stride);
 }
 
 static void unpack(const uint64_t *planes, unsigned bits, unsigned words, size_t pixels,
@@ -173,90 +218,126 @@ static void store_planes(const struct epilogue *e, size_t p) {
   }
 }
 
-/* acc * scale of 16 lanes; the width of the sums is a constant. */
-static inline __m512 product_of(const struct epilogue_term *t, const int sum_bits, size_t p,
-                                unsigned c, __m512i offset, __m512 scale) {
-  const size_t at = p * t->sum_stride + c;
-  __m512i acc;
-  if (sum_bits == 16)
-    acc = _mm512_cvtepu16_epi32(
-        _mm256_loadu_si256((const __m256i *)((const uint16_t *)t->sums + at)));
-  else
-    acc = _mm512_loadu_si512((const int32_t *)t->sums + at);
-  if (t->k == 2) acc = _mm512_add_epi32(acc, acc);
-  if (t->box_scale)
-    offset = _mm512_add_epi32(
-        offset, _mm512_set1_epi32((int32_t)((uint32_t)t->box_scale * (uint32_t)t->box[p])));
+enum { SPAN_PIXELS = 128 };
+
+/* acc * scale of 16 lanes of 16-bit sums: k * sum + box is below 2^24, so float32 holds it. */
+static inline __m512 short_product(const uint16_t *sums, float k, float box, __m512 scale) {
+  const __m512i sum = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)sums));
+  const __m512 acc =
+      _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(k), _mm512_set1_ps(box));
+  return _mm512_mul_ps(acc, scale);
+}
+
+static inline __m512 long_product(const int32_t *sums, int k, __m512i offset, __m512 scale) {
+  __m512i acc = _mm512_loadu_si512(sums);
+  if (k == 2) acc = _mm512_add_epi32(acc, acc);
   return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(acc, offset)), scale);
 }
 
-/* Codes of 1 or 2 bits of 16 lanes of every pixel, without residuals: coefficients stay in
- * registers, and code >= j where t + 0.5 >= j. */
-TILE low_bit_block(const struct epilogue *e, unsigned c, const unsigned bits, const unsigned terms,
+/* 32 bits where t + 0.5 reaches 1, 2 or 3: 0.5 - 2^-25 is the least that rounds to 1. */
+static inline uint32_t reaches(const __m512 t[2], float least) {
+  const __mmask16 first = _mm512_cmp_ps_mask(t[0], _mm512_set1_ps(least), _CMP_GE_OQ);
+  return _mm512_cmp_ps_mask(t[1], _mm512_set1_ps(least), _CMP_GE_OQ) * 0x10000u + first;
+}
+
+static inline void store_bits(uint8_t *out, uint32_t bits) {
+  memcpy(out, &bits, 4);
+}
+
+/* Codes of 1 or 2 bits of 32 lanes of `count` pixels from `first` on, without residuals, a box or
+ * an offset only where sums have 16 or 32 bits: coefficients stay in registers. */
+TILE low_bit_block(const struct epilogue *e, unsigned c, size_t first, size_t count,
+                   const float box[2][SPAN_PIXELS], const unsigned bits, const unsigned terms,
                    const int sum_bits) {
   const size_t plane = (e->all_channels + 63) / 64 * 8;
   const unsigned channel = e->first + c;
-  uint8_t *out = (uint8_t *)e->out + channel / 8;
-  const __m512 bias = _mm512_loadu_ps(e->bias + channel);
-  __m512 scale[2];
-  __m512i offset[2];
+  uint8_t *out = (uint8_t *)e->out + first * bits * plane + channel / 8;
+  __m512 bias[2], scale[2][2];
+  __m512i offset[2][2];
+  const uint8_t *sums[2];
   UNROLLED
-  for (unsigned i = 0; i < terms; i++) {
-    scale[i] = _mm512_loadu_ps(e->term[i].scale + channel);
-    offset[i] = e->term[i].offset ? _mm512_loadu_si512(e->term[i].offset + channel)
-                                  : _mm512_setzero_si512();
+  for (unsigned h = 0; h < 2; h++) {
+    bias[h] = _mm512_loadu_ps(e->bias + channel + 16 * h);
+    UNROLLED
+    for (unsigned i = 0; i < terms; i++) {
+      const struct epilogue_term *t = &e->term[i];
+      scale[i][h] = _mm512_loadu_ps(t->scale + channel + 16 * h);
+      offset[i][h] =
+          t->offset ? _mm512_loadu_si512(t->offset + channel + 16 * h) : _mm512_setzero_si512();
+      sums[i] = (const uint8_t *)t->sums + (first * t->sum_stride + c) * (size_t)sum_bits / 8;
+    }
   }
-  for (size_t p = 0; p < e->pixels; p++, out += bits * plane) {
-    __m512 t = _mm512_add_ps(product_of(&e->term[0], sum_bits, p, c, offset[0], scale[0]), bias);
-    if (terms == 2)
-      t = _mm512_add_ps(t, product_of(&e->term[1], sum_bits, p, c, offset[1], scale[1]));
-    const __m512 u = _mm512_add_ps(t, _mm512_set1_ps(0.5f));
-    const unsigned one = _mm512_cmp_ps_mask(u, _mm512_set1_ps(1), _CMP_GE_OQ);
+  for (size_t p = 0; p < count; p++, out += bits * plane) {
+    __m512 t[2];
+    UNROLLED
+    for (unsigned i = 0; i < terms; i++) {
+      UNROLLED
+      for (unsigned h = 0; h < 2; h++) {
+        const __m512 product = sum_bits == 16
+                                   ? short_product((const uint16_t *)sums[i] + 16 * h,
+                                                   (float)e->term[i].k, box[i][p], scale[i][h])
+                                   : long_product((const int32_t *)sums[i] + 16 * h, e->term[i].k,
+                                                  offset[i][h], scale[i][h]);
+        t[h] = _mm512_add_ps(i ? t[h] : product, i ? product : bias[h]);
+      }
+      sums[i] += e->term[i].sum_stride * (size_t)sum_bits / 8;
+    }
+    const uint32_t one = reaches(t, 0x1.fffffep-2f);
     if (bits == 1) {
-      const uint16_t only = (uint16_t)one;
-      memcpy(out, &only, 2);
+      store_bits(out, one);
       continue;
     }
-    const unsigned two = _mm512_cmp_ps_mask(u, _mm512_set1_ps(2), _CMP_GE_OQ);
-    const unsigned three = _mm512_cmp_ps_mask(u, _mm512_set1_ps(3), _CMP_GE_OQ);
-    const uint16_t low = (uint16_t)((one & ~two) | three), high = (uint16_t)two;
-    memcpy(out, &low, 2);
-    memcpy(out + plane, &high, 2);
+    const uint32_t two = reaches(t, 1.5f);
+    store_bits(out, one ^ two ^ reaches(t, 2.5f));
+    store_bits(out + plane, two);
   }
+}
+
+/* Whether blocks serve a term: sums of 16 bits have no offset, those of 32 no box. */
+static int blocks_serve(const struct epilogue_term *t, unsigned sum_bits) {
+  return t->sum_bits == sum_bits && (sum_bits == 16 ? !t->offset : !t->box_scale);
 }
 
 /* Whether the blocks serve this epilogue: then all its planes are written. */
 static int low_bit_blocks(const struct epilogue *e) {
-  const unsigned wide = e->term[0].sum_bits == 32;
+  const unsigned sum_bits = e->term[0].sum_bits;
   if (e->bits < 1 || e->bits > 2 || e->residuals || e->terms > 2 || e->channels % 64 ||
-      (e->terms == 2 && e->term[1].sum_bits != e->term[0].sum_bits))
+      !blocks_serve(&e->term[0], sum_bits) || !blocks_serve(&e->term[e->terms - 1], sum_bits))
     return 0;
-  for (unsigned c = 0; c < e->channels; c += 16)
-    switch ((e->bits - 1) * 4 + (e->terms - 1) * 2 + wide) {
-    case 0:
-      low_bit_block(e, c, 1, 1, 16);
-      break;
-    case 1:
-      low_bit_block(e, c, 1, 1, 32);
-      break;
-    case 2:
-      low_bit_block(e, c, 1, 2, 16);
-      break;
-    case 3:
-      low_bit_block(e, c, 1, 2, 32);
-      break;
-    case 4:
-      low_bit_block(e, c, 2, 1, 16);
-      break;
-    case 5:
-      low_bit_block(e, c, 2, 1, 32);
-      break;
-    case 6:
-      low_bit_block(e, c, 2, 2, 16);
-      break;
-    default:
-      low_bit_block(e, c, 2, 2, 32);
-    }
+  for (size_t first = 0; first < e->pixels; first += SPAN_PIXELS) {
+    const size_t left = e->pixels - first, count = left < SPAN_PIXELS ? left : SPAN_PIXELS;
+    float box[2][SPAN_PIXELS];
+    for (unsigned i = 0; i < e->terms; i++)
+      for (size_t p = 0; p < count; p++)
+        box[i][p] =
+            e->term[i].box_scale ? (float)(e->term[i].box_scale * e->term[i].box[first + p]) : 0.0f;
+    for (unsigned c = 0; c < e->channels; c += 32)
+      switch ((e->bits - 1) * 4 + (e->terms - 1) * 2 + (sum_bits == 32)) {
+      case 0:
+        low_bit_block(e, c, first, count, box, 1, 1, 16);
+        break;
+      case 1:
+        low_bit_block(e, c, first, count, box, 1, 1, 32);
+        break;
+      case 2:
+        low_bit_block(e, c, first, count, box, 1, 2, 16);
+        break;
+      case 3:
+        low_bit_block(e, c, first, count, box, 1, 2, 32);
+        break;
+      case 4:
+        low_bit_block(e, c, first, count, box, 2, 1, 16);
+        break;
+      case 5:
+        low_bit_block(e, c, first, count, box, 2, 1, 32);
+        break;
+      case 6:
+        low_bit_block(e, c, first, count, box, 2, 2, 16);
+        break;
+      default:
+        low_bit_block(e, c, first, count, box, 2, 2, 32);
+      }
+  }
   return 1;
 }
 
@@ -292,73 +373,87 @@ static inline __m512i threshold_of(const __m512i *thresholds, int residual_bits,
   return _mm512_mask_mov_epi16(low, r1, high);
 }
 
-/* 32 channels of every pixel: thresholds stay in registers, comparisons give plane bits. */
-TILE threshold_block(const struct epilogue *e, unsigned c, const int residual_bits,
-                     const int bits) {
+/* 32 channels of `count` pixels from `first` on: thresholds stay in registers, comparisons give
+ * plane bits. Code 1 or 3: an odd number of steps is reached. box: box_scale * box, twice. */
+TILE threshold_block(const struct epilogue *e, unsigned c, size_t first, size_t count,
+                     const uint32_t *box, const int residual_bits, const int bits) {
   const struct epilogue_term *term = &e->term[0];
   const int steps = bits == 2 ? 3 : 1, codes = 1 << residual_bits;
-  const size_t plane = (e->all_channels + 63) / 64 * 8;
-  const unsigned block = (e->first + c) / 32;
+  const size_t plane = (e->all_channels + 63) / 64 * 8, block = (e->first + c) / 32;
+  const size_t residual_bytes = (size_t)residual_bits * plane, bytes = (size_t)bits * plane;
   const uint32_t flip = e->flips[block];
   __m512i thresholds[12];
   UNROLLED
   for (int i = 0; i < steps * codes; i++)
     thresholds[i] =
-        _mm512_load_si512(e->thresholds + (block * (unsigned)(steps * codes) + (unsigned)i) * 32ul);
-  const uint8_t *residual =
-      residual_bits ? (const uint8_t *)e->residual[0].codes + 4ul * block : NULL;
-  uint8_t *out = (uint8_t *)e->out + 4ul * block;
-  const uint16_t *sums = (const uint16_t *)term->sums + c;
-  const size_t pixels = e->pixels, stride = term->sum_stride;
-  const int32_t *box = term->box;
-  const int box_scale = term->box_scale, twice = term->k == 2;
-  for (size_t p = 0; p < pixels; p++, sums += stride, out += (unsigned)bits * plane) {
+        _mm512_load_si512(e->thresholds + (block * (size_t)(steps * codes) + (size_t)i) * 32);
+  const uint8_t *residual = NULL;
+  if (residual_bits)
+    residual = (const uint8_t *)e->residual[0].codes + first * residual_bytes + 4 * block;
+  uint8_t *out = (uint8_t *)e->out + first * bytes + 4 * block;
+  const size_t stride = term->sum_stride;
+  const uint16_t *sums = (const uint16_t *)term->sums + first * stride + c;
+  const int twice = term->k == 2;
+  for (size_t p = 0; p < count; p++, sums += stride, out += bytes) {
     __m512i acc = _mm512_loadu_si512(sums);
     if (twice) acc = _mm512_add_epi16(acc, acc);
-    acc = _mm512_add_epi16(acc, _mm512_set1_epi16((short)(box_scale * box[p])));
-    uint32_t r0 = 0, r1 = 0;
-    if (residual_bits) {
-      memcpy(&r0, residual, 4);
-      if (residual_bits == 2) memcpy(&r1, residual + plane, 4);
-      residual += (unsigned)residual_bits * plane;
+    acc = _mm512_add_epi16(acc, _mm512_set1_epi32((int)box[p]));
+    __mmask32 r0 = 0, r1 = 0;
+    if (residual_bits) memcpy(&r0, residual, 4);
+    if (residual_bits == 2) memcpy(&r1, residual + plane, 4);
+    if (residual_bits) residual += residual_bytes;
+    if (bits == 2 && residual_bits == 0) { /* signs of differences: a mask less to move */
+      __m512i left[3];
+      UNROLLED
+      for (int j = 0; j < steps; j++) left[j] = _mm512_subs_epi16(thresholds[j], acc);
+      const __m512i odd = _mm512_ternarylogic_epi32(left[0], left[1], left[2], 0x96);
+      store_bits(out, _mm512_movepi16_mask(odd) ^ flip);
+      store_bits(out + plane, _mm512_movepi16_mask(left[1]) ^ flip);
+      continue;
     }
     uint32_t reached[3];
     UNROLLED
     for (int j = 0; j < steps; j++)
       reached[j] =
           _mm512_cmpgt_epi16_mask(acc, threshold_of(thresholds, residual_bits, steps, j, r0, r1));
-    uint32_t low = reached[0] ^ flip;
     if (bits == 2) {
-      const uint32_t high = reached[1] ^ flip;
-      low ^= reached[1] ^ reached[2]; /* code 1 or 3: an odd number of steps is reached */
-      memcpy(out + plane, &high, 4);
+      store_bits(out + plane, reached[1] ^ flip);
+      reached[0] ^= reached[1] ^ reached[2];
     }
-    memcpy(out, &low, 4);
+    store_bits(out, reached[0] ^ flip);
   }
 }
 
 static void epilogue_threshold(const struct epilogue *e) {
+  const struct epilogue_term *term = &e->term[0];
   const unsigned residual_bits = e->residuals ? e->residual[0].bits : 0;
   const unsigned end = (e->channels + 63) / 64 * 64;
-  for (unsigned c = 0; c < end; c += 32) switch (residual_bits * 4 + e->bits) {
-    case 1:
-      threshold_block(e, c, 0, 1);
-      break;
-    case 2:
-      threshold_block(e, c, 0, 2);
-      break;
-    case 5:
-      threshold_block(e, c, 1, 1);
-      break;
-    case 6:
-      threshold_block(e, c, 1, 2);
-      break;
-    case 9:
-      threshold_block(e, c, 2, 1);
-      break;
-    default:
-      threshold_block(e, c, 2, 2);
-    }
+  for (size_t first = 0; first < e->pixels; first += SPAN_PIXELS) {
+    const size_t left = e->pixels - first;
+    const size_t count = left < SPAN_PIXELS ? left : SPAN_PIXELS;
+    uint32_t box[SPAN_PIXELS];
+    for (size_t p = 0; p < count; p++)
+      box[p] = 0x10001u * (uint16_t)(term->box_scale * term->box[first + p]);
+    for (unsigned c = 0; c < end; c += 32) switch (residual_bits * 4 + e->bits) {
+      case 1:
+        threshold_block(e, c, first, count, box, 0, 1);
+        break;
+      case 2:
+        threshold_block(e, c, first, count, box, 0, 2);
+        break;
+      case 5:
+        threshold_block(e, c, first, count, box, 1, 1);
+        break;
+      case 6:
+        threshold_block(e, c, first, count, box, 1, 2);
+        break;
+      case 9:
+        threshold_block(e, c, first, count, box, 2, 1);
+        break;
+      default:
+        threshold_block(e, c, first, count, box, 2, 2);
+      }
+  }
 }
 
 static void expand_bits(const struct expand *e) {

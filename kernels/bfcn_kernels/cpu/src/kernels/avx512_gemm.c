@@ -42,8 +42,47 @@ static inline void add_bytes(__m512i *sum, __m512i v) {
   __asm__("vpaddb %1, %0, %0" : "+v"(*sum) : "v"(v));
 }
 
+/* Bytes += lookups of steps first..end - 1 of one tap. */
+TILE lut6_run(const struct gemm *g, const int p, const int nv, const int a2,
+              const uint16_t *const *x, const uint8_t *w, size_t first, size_t end,
+              __m512i *bytes) {
+  ROLLED
+  for (; first < end; first++) {
+    __m512i index[4];
+    UNROLLED
+    for (int n = 0; n < nv; n++) index[n] = _mm512_load_si512(w + (size_t)n * g->block_bytes);
+    w += 64;
+    UNROLLED
+    for (int i = 0; i < p; i++) {
+      __m512i table = a2 ? lut6_table_a2(x[i] + first * 2) : lut6_table_a1(x[i] + first);
+      UNROLLED
+      for (int n = 0; n < nv; n++)
+        add_bytes(&bytes[i * nv + n], _mm512_permutexvar_epi8(index[n], table));
+    }
+  }
+}
+
+/* The whole sum in one run: bytes are widened only as they are stored. */
+TILE lut6_short_tile(const struct gemm *g, const int p, const int nv, const int a2) {
+  const uint16_t *x[8];
+  __m512i bytes[8];
+  UNROLLED
+  for (int i = 0; i < p; i++) x[i] = (const uint16_t *)(g->pixels[i] + g->first_byte);
+  UNROLLED
+  for (int i = 0; i < p * nv; i++) bytes[i] = _mm512_setzero_si512();
+  lut6_run(g, p, nv, a2, x, g->weights, 0, g->steps, bytes);
+  UNROLLED
+  for (int i = 0; i < p * nv; i++)
+    store_lut_sums(g, (uint16_t *)g->sums + (size_t)(i / nv) * g->sum_stride + i % nv * 64,
+                   bytes[i], _mm512_srli_epi16(bytes[i], 8));
+}
+
 /* p pixels x nv vectors of 64 outputs. Bytes are summed for a run of lookups, then widened. */
 TILE lut6_tile(const struct gemm *g, const int p, const int nv, const int a2) {
+  if (g->planes * g->rows * g->columns == 1 && g->steps <= g->run) {
+    lut6_short_tile(g, p, nv, a2);
+    return;
+  }
   __m512i total[8], high[8];
   UNROLLED
   for (int i = 0; i < p * nv; i++) total[i] = high[i] = _mm512_setzero_si512();
@@ -66,21 +105,9 @@ TILE lut6_tile(const struct gemm *g, const int p, const int nv, const int a2) {
           __m512i bytes[8];
           UNROLLED
           for (int i = 0; i < p * nv; i++) bytes[i] = _mm512_setzero_si512();
-          ROLLED
-          for (; done < stop; done++) {
-            __m512i index[4];
-            UNROLLED
-            for (int n = 0; n < nv; n++)
-              index[n] = _mm512_load_si512(w + (size_t)n * g->block_bytes);
-            w += 64;
-            UNROLLED
-            for (int i = 0; i < p; i++) {
-              __m512i table = a2 ? lut6_table_a2(x[i] + done * 2) : lut6_table_a1(x[i] + done);
-              UNROLLED
-              for (int n = 0; n < nv; n++)
-                add_bytes(&bytes[i * nv + n], _mm512_permutexvar_epi8(index[n], table));
-            }
-          }
+          lut6_run(g, p, nv, a2, x, w, done, stop, bytes);
+          w += 64 * (stop - done);
+          done = stop;
           UNROLLED
           for (int i = 0; i < p * nv; i++) {
             total[i] = _mm512_add_epi16(total[i], bytes[i]);
@@ -99,7 +126,7 @@ TILE lut6_tile(const struct gemm *g, const int p, const int nv, const int a2) {
 
 /* Three columns at stride 1 share their tables: those of 6 neighbouring source pixels serve 4
  * output pixels, so a lookup costs half the loads. Pixels of the tile are neighbours in one row. */
-TILE lut6_tile_k3(const struct gemm *g, const int p, const int nv) {
+TILE lut6_tile_k3(const struct gemm *g, const int p, const int nv, const int a2) {
   enum { COLUMNS = 3 };
   __m512i total[8], high[8];
   UNROLLED
@@ -127,8 +154,9 @@ TILE lut6_tile_k3(const struct gemm *g, const int p, const int nv) {
                                                       (size_t)(i % nv) * g->block_bytes);
           UNROLLED
           for (int j = 0; j < p + COLUMNS - 1; j++) {
+            const uint16_t *pixel = (const uint16_t *)(x + (size_t)j * g->column_bytes);
             const __m512i table =
-                lut6_table_a2((const uint16_t *)(x + (size_t)j * g->column_bytes) + done * 2);
+                a2 ? lut6_table_a2(pixel + done * 2) : lut6_table_a1(pixel + done);
             UNROLLED
             for (int column = 0; column < COLUMNS; column++) {
               const int i = j - column; /* the output pixel that sees source pixel j there */
@@ -173,13 +201,16 @@ void lut6_gemm_a2_2x192__avx512(const struct gemm *g) {
   lut6_tile(g, 2, 3, 1);
 }
 void lut6_gemm_a2_4x128k3__avx512(const struct gemm *g) {
-  lut6_tile_k3(g, 4, 2);
+  lut6_tile_k3(g, 4, 2, 1);
 }
 void lut6_gemm_a2_8x64k3__avx512(const struct gemm *g) {
-  lut6_tile_k3(g, 8, 1);
+  lut6_tile_k3(g, 8, 1, 1);
 }
 void lut6_gemm_a2_4x64k3__avx512(const struct gemm *g) {
-  lut6_tile_k3(g, 4, 1);
+  lut6_tile_k3(g, 4, 1, 1);
+}
+void lut6_gemm_a1_8x64k3__avx512(const struct gemm *g) {
+  lut6_tile_k3(g, 8, 1, 0);
 }
 
 static inline void store_i32(const struct gemm *g, int32_t *sums, __m512i sum) {
