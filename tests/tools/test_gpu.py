@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bfcn_kernels.builder import Builder
 from bfcn_kernels.nets import resnet_bfcn, toy
 
 TOOLS = Path(__file__).parents[2] / 'tools'
@@ -23,12 +24,22 @@ def run(tmp_path, *arguments, **environment):
     )
 
 
-@pytest.fixture
-def peers(monkeypatch):
-    spec = importlib.util.spec_from_file_location('_gpu_peers', TOOLS / '_gpu_peers.py')
+def load(name: str):
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f'{name}.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def peers(monkeypatch):
+    return load('_gpu_peers')
+
+
+@pytest.fixture
+def int8(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    return load('_gpu_int8')
 
 
 def test_no_gpu_is_one_line(tmp_path):
@@ -73,6 +84,51 @@ def test_float_twin_multiplies_as_often_as_its_graph(peers):
 
 def test_float_twin_is_one_graph_to_a_compiler(peers):
     twin = peers.FloatTwin(resnet_bfcn(18, 1, 2, classes=5, width=8), (32, 48), torch.float32)
+    images = torch.randint(256, (1, 32, 48, 3), dtype=torch.uint8)
+    compiled = torch.compile(twin, backend='eager', fullgraph=True)
+    assert torch.equal(compiled(images), twin(images))
+
+
+def odd_graph():
+    """Strides, dilation, padding, groups, a single output channel, channels that are no multiple of 8."""
+    net = Builder(0, (20, 24))
+    net.image_codes('pixels', zero_point=128)
+    net.conv('stem', [net.term('pixels', 33, 7, stride=2)], 2)
+    net.conv('wide', [net.term('stem', 66, 3, dilation=2)], 2)
+    net.conv('grouped', [net.term('wide', 66, 3, groups=6)], 2)
+    net.conv('joined', [net.term('grouped', 65), net.term('wide', 65, 3)], 2)
+    net.conv('scores', [net.term('joined', 1)], None)
+    return net.graph()
+
+
+@pytest.mark.parametrize('graph', [toy(), resnet_bfcn(18, 1, 2, classes=5, width=8), odd_graph()])
+@pytest.mark.parametrize('size', [(33, 40), (1, 1)])
+def test_int8_products_are_the_float_convolutions(int8, graph, size):
+    assert int8.missing(torch.device('cpu')) is None
+    images = torch.randint(256, (2, *size, 3), dtype=torch.uint8)
+    assert int8.difference(int8.Int8Twin(graph, size, torch.float32), images) is None
+
+
+def test_an_int8_layer_that_differs_is_named(int8):
+    twin = int8.Int8Twin(resnet_bfcn(18, 1, 2, classes=5, width=8), (9, 9), torch.float32)
+    name, convs = list(twin.convs.items())[3]
+    convs[0].rows[0, 0] += 1
+    assert int8.difference(twin, torch.zeros(1, 9, 9, 3, dtype=torch.uint8)) == name
+
+
+def test_int8_that_cannot_run_says_why(int8, monkeypatch):
+    def refuse(a, b):
+        raise RuntimeError('CUBLAS_STATUS_NOT_SUPPORTED\nand more')
+
+    monkeypatch.setattr(torch, '_int_mm', refuse)
+    said = int8.missing(torch.device('cpu'))
+    assert said == 'torch._int_mm does not run on cpu: CUBLAS_STATUS_NOT_SUPPORTED'
+    monkeypatch.delattr(torch, '_int_mm')
+    assert int8.missing(torch.device('cpu')).endswith('has no torch._int_mm')
+
+
+def test_int8_twin_is_one_graph_to_a_compiler(int8):
+    twin = int8.Int8Twin(odd_graph(), (32, 48), torch.float32)
     images = torch.randint(256, (1, 32, 48, 3), dtype=torch.uint8)
     compiled = torch.compile(twin, backend='eager', fullgraph=True)
     assert torch.equal(compiled(images), twin(images))
