@@ -1,9 +1,9 @@
-"""The same network in int8, as far as PyTorch has it on a GPU: convolutions as products of torch._int_mm.
+"""The same network in int8, as far as PyTorch has it on a GPU: convolutions by torch._int_mm.
 
-PyTorch has no int8 convolution on CUDA: conv2d of int8 finds no cuDNN engine, quantized::conv2d runs on CPUs,
-torchao and PT2E with inductor serve linear layers there. What is left to a user is torch._int_mm (cuBLASLt, or
-Triton where max-autotune likes that better): a 1x1 layer is one product as it stands, others gather their
-windows first; scales, residuals, ReLU and the next layer's codes are one fused kernel once compiled.
+PyTorch has no int8 convolution on CUDA: conv2d of int8 finds no cuDNN engine, quantized::conv2d runs
+on CPUs, and torchao's int8 serves linear layers. What is left to a user is torch._int_mm (cuBLASLt, or
+Triton where max-autotune likes that better): a 1x1 layer is one product as it stands, others gather
+their windows first; scales, residuals, ReLU and the next codes are one fused kernel once compiled.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def missing(device: torch.device) -> str | None:
 
 
 class Int8Conv(nn.Module):
-    """A convolution of int8 codes with random int8 weights: int8 (n, c, h, w) to int32 (n, outputs, h, w)."""
+    """A convolution with random int8 weights: int8 (n, c, h, w) to int32 (n, outputs, h, w)."""
 
     def __init__(self, term: Term) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class Int8Twin(FloatTwin):
 
 
 def difference(twin: Int8Twin, images: Tensor) -> str | None:
-    """What differs between int8 products and float64 convolutions: a layer, or the labels; None if nothing."""
+    """The layer, or 'labels', in which int8 products differ from float64 convolutions; None if none."""
     with torch.no_grad():
         for name, convs in twin.convs.items():
             for conv in convs:

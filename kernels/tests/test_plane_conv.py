@@ -1,0 +1,219 @@
+"""plane_conv, compiled for sm_80 and sm_90 and run on the machine in numpy, equals the oracle.
+
+NVRTC compiles it, or nvcc where that is all there is.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip('triton')
+
+from bfcn_kernels import fast, reference
+from bfcn_kernels.builder import Builder
+from bfcn_kernels.cuda import nvrtc, plane_conv
+from bfcn_kernels.cuda.plane_conv import PlaneConv, compile_plane_conv, serves
+from bfcn_kernels.triton.codes import Map, form_of, from_codes, storage, to_codes
+from bfcn_kernels.triton.resources import BINARIES, INEXACT
+
+sys.path.insert(0, str(Path(__file__).parent))
+from ptx_machine import Machine, Memory
+
+CPU = torch.device('cpu')
+
+
+@cache
+def compiled(constants: tuple, sm: int) -> tuple[bytes, str]:
+    """(cubin, PTX), with the one-bit instruction in the machine code itself and nothing spilled."""
+    try:
+        nvrtc.library()
+        cubin, ptx = compile_plane_conv(dict(constants), sm)
+    except RuntimeError as err:
+        if 'NVRTC is missing' not in str(err):
+            raise
+        if shutil.which('nvcc') is None:
+            pytest.skip(f'no nvcc, and {err}')
+        cubin, ptx = by_nvcc(constants, sm)
+    with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
+        file.write(cubin)
+        file.flush()
+        command = [BINARIES / 'cuobjdump', '-sass', '-res-usage', file.name]
+        dump = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert 'BMMA.168256.AND.POPC' in dump
+    assert not re.search(r'\b(STL|LDL)\b', dump)
+    assert not INEXACT.search(ptx)
+    return cubin, ptx
+
+
+def by_nvcc(constants: tuple, sm: int) -> tuple[bytes, str]:
+    source = Path(plane_conv.__file__).with_suffix('.cu')
+    command = ['nvcc', f'-arch=sm_{sm}', *nvrtc.OPTIONS, *(f'-D{k}={v}' for k, v in constants)]
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, name) for name in ('kernel.cubin', 'kernel.ptx')]
+        for flag, file in zip(('-cubin', '-ptx'), files, strict=True):
+            subprocess.run([*command, flag, source, '-o', file], check=True)
+        return files[0].read_bytes(), files[1].read_text()
+
+
+def run(conv: PlaneConv, sources: list[Map], out: Map, sm: int, edit=lambda ptx: ptx) -> None:
+    """A launch on the machine."""
+    ptx = edit(compiled(tuple(conv.constants.items()), sm)[1])
+    terms = [tensor for _, *tensors in conv._terms for tensor in tensors]
+    tensors = {t.data_ptr(): t for t in (*terms, conv.bias, out.data, *(m.data for m in sources))}
+    memory = [(at, t.reshape(-1).view(torch.uint8).numpy()) for at, t in tensors.items()]
+    shared = int(re.search(r'\.shared [^\n]*\[(\d+)\]', ptx).group(1))
+    layer = conv.layer(sources, out)
+    blocks = -(-out.pixels // conv.tile[0]) * layer.channel_tiles
+    Machine(ptx, Memory(memory), [bytes(layer)], shared).run((blocks,))
+
+
+def check(net: Builder, name: str, size=(5, 7), batch=2, sm=80, edit=lambda ptx: ptx) -> None:
+    """Run the op `name` on random codes and compare every number with the oracle."""
+    op = next(op for op in net.graph().ops if op.name == name)
+    rng = np.random.default_rng(0)
+    maps = {
+        s: rng.integers(0, 2 ** net.value(s).bits, (batch, *size, net.value(s).channels), np.uint8)
+        for s in op.sources
+    }
+    expected = np.stack([
+        reference.bit_conv(op, *((maps[s][i], net.value(s)) for s in op.sources),
+                           accumulate=fast.bit_conv_accumulate) for i in range(batch)
+    ])  # fmt: skip
+    value, grid = net.value(name), expected.shape[1:3]
+    shape, dtype = storage(value, batch * grid[0] * grid[1])
+    fill = float('nan') if dtype == torch.float32 else -0x5A5A5A5B
+    out = Map(torch.full(shape, fill, dtype=dtype), value, batch, grid)
+    forms = [form_of(net.value(term.source)) for term in op.terms]
+    assert serves(op, forms)
+    sources = [from_codes(torch.from_numpy(maps[s]), net.value(s)) for s in op.sources]
+    run(PlaneConv(op, forms, CPU), sources, out, sm, edit)
+    if value.kind == 'codes':
+        np.testing.assert_array_equal(to_codes(out).numpy(), expected)
+    else:
+        got = out.data.numpy().reshape(expected.shape)
+        np.testing.assert_array_equal(got.view(np.uint32), expected.view(np.uint32))
+
+
+def source(channels: int, bits: int, zero_point: int = 0) -> Builder:
+    net = Builder(0, (9, 11))
+    net.image_codes('pixels', zero_point=128)
+    net.conv('x', [net.term('pixels', channels, 1, 8, 1)], bits, zero_point=zero_point)
+    return net
+
+
+@pytest.mark.parametrize('sm', [80, 90])
+@pytest.mark.parametrize(('channels', 'outputs'), [(63, 64), (64, 63), (65, 65), (64, 1)])
+def test_channel_counts(channels, outputs, sm):
+    net = source(channels, 2)
+    net.conv('y', [net.term('x', outputs, 3)], 2)
+    check(net, 'y', sm=sm)
+
+
+SERVED = [(w, a) for w in range(1, 5) for a in range(1, 5) if w * a <= 8]
+
+
+@pytest.mark.parametrize(('weight', 'activation'), SERVED)
+def test_every_width(weight, activation):
+    """Signed, so that what lies outside of the map is not 0; both forms of weights; 3 to 7 bits out."""
+    net = source(70, activation, zero_point=2 ** (activation - 1))
+    form, out = (1 if weight > 1 and activation % 2 else 2), weight + activation + 1
+    net.conv('y', [net.term('x', 67, 3, weight, form)], out, zero_point=2 ** (out - 1))
+    check(net, 'y', size=(4, 3), sm=90 if weight % 2 else 80)
+
+
+@pytest.mark.parametrize('window', [
+    dict(kernel=1, stride=2), dict(kernel=1, padding=1), dict(kernel=3, stride=2),
+    dict(kernel=3, dilation=4), dict(kernel=5, stride=3, dilation=2), dict(kernel=2, padding=1),
+])  # fmt: skip
+@pytest.mark.parametrize('size', [(1, 1), (7, 6)])
+def test_windows(window, size):
+    net = source(64, 2, zero_point=1)
+    net.conv('y', [net.term('x', 8, bits=1, **window)], 2)
+    check(net, 'y', size)
+
+
+def test_several_tiles_of_pixels_and_of_channels():
+    net = source(200, 2)
+    net.conv('y', [net.term('x', 130)], 2)
+    check(net, 'y', size=(12, 13))
+
+
+def test_terms_and_residuals_join_in_order():
+    net = source(64, 2, zero_point=1)
+    net.conv('z', [net.term('x', 66, 3)], 8, zero_point=100)
+    net.conv('v', [net.term('x', 66, 3)], 2)
+    net.conv('r', [net.term('x', 66)], 4, zero_point=15)
+    net.conv('y', [net.term('x', 66, 3), net.term('v', 66)], 3, residuals=('z', 'r'), zero_point=2)
+    check(net, 'y')
+
+
+@pytest.mark.parametrize('bits', range(1, 9))
+def test_every_residual(bits):
+    net = source(65, bits, zero_point=2**bits - 1)
+    net.conv('v', [net.term('x', 65)], 2)
+    net.conv('y', [net.term('v', 65)], 2, residuals=('x',))
+    check(net, 'y', size=(3, 3))
+
+
+@pytest.mark.parametrize('channels', [1, 19, 150])
+def test_scores(channels):
+    net = source(70, 2)
+    net.conv('y', [net.term('x', channels, 3)], None)
+    check(net, 'y')
+
+
+def test_a_wrong_constant_in_the_code_is_found():
+    net = source(64, 2)
+    net.conv('y', [net.term('x', 64)], 2)
+    check(net, 'y', size=(9, 9))
+    with pytest.raises(AssertionError, match='Mismatched elements'):
+        check(net, 'y', size=(9, 9), edit=lambda ptx: ptx.replace('0f3F000000', '0f3F400000'))
+
+
+def test_layers_that_it_leaves_to_bit_conv():
+    net = source(64, 2)
+    net.conv('narrow', [net.term('x', 32)], 2)
+    net.conv('grouped', [net.term('x', 64, 3, groups=2)], 2)
+    net.conv('unlike', [net.term('x', 64), net.term('x', 64, bits=2)], 2)
+    net.conv('wide', [net.term('x', 64)], 5)
+    net.conv('from_narrow', [net.term('narrow', 64)], 2)
+    net.conv('from_wide', [net.term('wide', 64)], 2)
+    net.conv('eight', [net.term('x', 64, bits=8)], 2)
+    names = ('narrow', 'grouped', 'unlike', 'wide', 'from_narrow', 'from_wide', 'eight')
+    net.conv('end', [net.term(name, 5) for name in names], None)
+    served = {
+        op.name
+        for op in net.graph().ops[1:]
+        if serves(op, [form_of(net.value(term.source)) for term in op.terms])
+    }
+    assert served == {'narrow', 'wide'}
+
+
+def test_what_nvrtc_refuses_is_named():
+    try:
+        nvrtc.library()
+    except RuntimeError as err:
+        pytest.skip(str(err))
+    with pytest.raises(RuntimeError, match=r'NVRTC_ERROR_COMPILATION: .*\bFIELD\b.* undefined'):
+        nvrtc.compile_cuda('__device__ int x = FIELD;', {}, 80)
+    with pytest.raises(RuntimeError, match='NVRTC_ERROR_INVALID_OPTION'):
+        nvrtc.compile_cuda('', {}, 1)
+
+
+def test_no_nvrtc_is_one_line(monkeypatch):
+    def refuse(name):
+        raise OSError(name)
+
+    nvrtc.library.cache_clear()
+    monkeypatch.setattr(nvrtc.ctypes, 'CDLL', refuse)
+    with pytest.raises(RuntimeError, match=r'NVRTC is missing, .*: pip install nvidia-cuda-nvrtc'):
+        nvrtc.library()
+    nvrtc.library.cache_clear()
