@@ -1,13 +1,12 @@
 // A layer of packed codes on one-bit tensor cores: plane_conv.py says what is computed and why.
 //
 // The compiler is given FIELD (bits that a source code takes: 1, 2, 4), PLANES (those in use),
-// WEIGHT_PLANES, TERMS, RESIDUALS, SCORES, MT and NT. A block of 4 warps makes BM pixels x BN
-// channels, a warp 16 * MT x 8 * NT. One step is k = 256: four chunks of 64 channels of a tap, one
-// for each lane of a quad.
+// WEIGHT_PLANES, TERMS, RESIDUALS, SCORES, STAGES, MT and NT. A block of 4 warps makes BM pixels x
+// BN channels, a warp 16 * MT x 8 * NT. One step is k = 256: four chunks of 64 channels of a tap,
+// one for each lane of a quad.
 
 enum {
   THREADS = 128,
-  STAGES = 3,
   BM = 64 * MT,
   BN = 8 * NT,
   LEVELS = PLANES + WEIGHT_PLANES - 1, // sums by the power of two that they count for

@@ -27,7 +27,8 @@ from bfcn_kernels.cuda.launch import Kernel
 from bfcn_kernels.cuda.nvrtc import compile_cuda
 from bfcn_kernels.triton.codes import Form, Map
 
-THREADS, WIDEST = 128, 64  # of a block; channels of the widest tile
+THREADS, STAGES = 128, 3  # of a block; steps in shared memory at once
+WIDEST = 64  # channels of a tile
 MOST_BITS, MOST_PRODUCTS = 4, 8  # of an operand; of planes with planes
 
 
@@ -39,24 +40,19 @@ class PlaneConv:
         self.op, self.device = op, device
         self.bias = torch.from_numpy(op.bias).to(device)
         self.constants = constants(op, sources[0])
+        self.tile = tile(self.constants)
         self._terms = [
             (term, *_on_device(pack_planes(term, source), term, source, device))
             for term, source in zip(op.terms, sources, strict=True)
         ]
 
-    @property
-    def tile(self) -> tuple[int, int]:
-        """(pixels, channels) of a block."""
-        return 64 * self.constants['MT'], 8 * self.constants['NT']
-
     def __call__(self, sources: list[Map], out: Map, config: None = None) -> None:
         """Run on maps of the terms' sources and of the residuals', in order. config: there is but one."""
-        layer = self.layer(sources, out)
-        blocks = -(-out.pixels // self.tile[0]) * layer.channel_tiles
+        blocks, layer = self.layer(sources, out)
         self._kernel()(blocks, THREADS, layer)
 
-    def layer(self, sources: list[Map], out: Map) -> ctypes.Structure:
-        """The kernel's parameter."""
+    def layer(self, sources: list[Map], out: Map) -> tuple[int, ctypes.Structure]:
+        """(blocks, the kernel's parameter)"""
         form = out.form if out.value.kind == 'codes' else None
         layer = _layer_type(len(self._terms), len(self.op.residuals))()
         layer.out, layer.bias = out.data.data_ptr(), self.bias.data_ptr()
@@ -77,7 +73,7 @@ class PlaneConv:
         for to, (m, residual) in zip(layer.residual, joined, strict=False):
             to.source, to.words, to.zero = m.data.data_ptr(), m.form.words, m.form.zero
             to.field_log, to.scale = m.form.field.bit_length() - 1, residual.scale
-        return layer
+        return -(-out.pixels // self.tile[0]) * layer.channel_tiles, layer
 
     def _kernel(self) -> Kernel:
         major, minor = torch.cuda.get_device_capability(self.device)
@@ -105,8 +101,14 @@ def constants(op: BitConv, source: Form) -> dict[str, int]:
     wide = rows * levels <= 4 and terms == 1
     return dict(
         FIELD=source.field, PLANES=planes, WEIGHT_PLANES=weight_planes, TERMS=terms,
-        RESIDUALS=len(op.residuals), SCORES=int(op.bits is None), MT=rows, NT=8 if wide else 4,
+        RESIDUALS=len(op.residuals), SCORES=int(op.bits is None), STAGES=STAGES,
+        MT=rows, NT=8 if wide else 4,
     )  # fmt: skip
+
+
+def tile(given: dict[str, int]) -> tuple[int, int]:
+    """(pixels, channels) of a block."""
+    return 64 * given['MT'], 8 * given['NT']
 
 
 def pack_planes(term: Term, source: Form) -> np.ndarray:
@@ -121,13 +123,13 @@ def pack_planes(term: Term, source: Form) -> np.ndarray:
     codes[:outputs, :, :inputs] = term.weight.reshape(outputs, kh * kw, inputs)
     codes = codes.reshape(len(codes), chunks, 2, 32)
     codes = np.pad(codes, ((0, 0), (0, -chunks % 4), (0, 0), (0, 0)))
-    shifts = _bit_of_channel(source.field)
+    codes = codes[..., np.argsort(_bit_of_channel(source.field))]
     planes = np.stack(
         [
-            ((codes >> plane & 1).astype(np.uint32) << shifts).sum(-1, dtype=np.uint32)
+            np.packbits(codes >> plane & 1, axis=-1, bitorder='little').view('<u4')[..., 0]
             for plane in range(term.bits)
         ]
-    )  # planes, outputs, chunks, 2
+    )  # (planes, outputs, chunks, 2)
     tiles = planes.reshape(term.bits, -1, 8, planes.shape[2] // 4, 4, 2)
     return np.ascontiguousarray(tiles.transpose(1, 3, 0, 2, 4, 5)).reshape(
         tiles.shape[1], tiles.shape[3], term.bits, 32, 2
@@ -139,23 +141,6 @@ def compile_plane_conv(given: dict[str, int], sm: int) -> tuple[bytes, str]:
     return compile_cuda(Path(__file__).with_suffix('.cu').read_text(), given, sm)
 
 
-def check_device(device: torch.device) -> None:
-    """Raise RuntimeError where one-bit tensor cores, or what it takes to use them, are missing."""
-    from bfcn_kernels.cuda.nvrtc import library
-
-    if device.type != 'cuda':
-        raise RuntimeError(
-            f'one_bit=True runs on an NVIDIA GPU, not on {device} or in the interpreter: leave it off'
-        )
-    capability = torch.cuda.get_device_capability(device)
-    if not (8, 0) <= capability < (10, 0):
-        raise RuntimeError(
-            'one_bit=True needs one-bit tensor cores, which compute capability 8.0 to 9.x has, '
-            f'{torch.cuda.get_device_name(device)} has {".".join(map(str, capability))}: leave it off'
-        )
-    library()
-
-
 @cache
 def _compiled(given: tuple[tuple[str, int], ...], sm: int, index: int) -> Kernel:
     """On the device of that index, which is the current one."""
@@ -165,7 +150,7 @@ def _compiled(given: tuple[tuple[str, int], ...], sm: int, index: int) -> Kernel
 def _bit_of_channel(field: int) -> np.ndarray:
     """The bit of a plane's word at which each of 32 channels stands, see plane() in plane_conv.cu."""
     word, i = np.divmod(np.arange(32), 32 // field)
-    return (8 * (i % 4) + field * (i // 4) + word).astype(np.uint32)
+    return 8 * (i % 4) + field * (i // 4) + word
 
 
 def _on_device(planes: np.ndarray, term: Term, source: Form, device: torch.device) -> tuple:

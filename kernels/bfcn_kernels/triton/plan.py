@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,6 +27,9 @@ from bfcn_kernels.triton.mean_pool import MeanPool
 from bfcn_kernels.triton.resize import Resize
 from bfcn_kernels.triton.table import Table
 from bfcn_kernels.values import GraphError
+
+if TYPE_CHECKING:
+    from bfcn_kernels.cuda.plane_conv import PlaneConv
 
 MAX_NUMBERS = 2**31 - 1  # kernels count in int32
 _REPEATS = 10  # of a step that is timed
@@ -67,7 +71,8 @@ class Step:
 class Network:
     """A graph's kernels with their parameters on the device, shared by all plans."""
 
-    def __init__(self, graph: Graph, device: torch.device):
+    def __init__(self, graph: Graph, device: torch.device, one_bit: bool = False):
+        """one_bit: by plane_conv what it serves; `planes` has those layers."""
         self.graph, self.device = graph, device
         self.values, self.tuned = graph.validate(), tuning.Tuned(device)
         self.wgmma = device.type == 'cuda' and torch.cuda.get_device_capability(device)[0] >= 9
@@ -75,9 +80,20 @@ class Network:
             op.name: KERNELS[type(op)](op, device) for op in graph.ops if type(op) in KERNELS
         }
         self._packed: dict[tuple, PackedConv] = {}
+        self.planes = self._planes() if one_bit else {}
         for op in graph.ops:  # what cannot run is refused now, not at the first image
-            if isinstance(op, BitConv):
+            if isinstance(op, BitConv) and op.name not in self.planes:
                 self.conv(op, tuning.default(op, self.forms(op), 1, self.wgmma))
+
+    def _planes(self) -> dict[str, PlaneConv]:
+        """By name, the layers that one-bit tensor cores run."""
+        from bfcn_kernels.cuda.plane_conv import PlaneConv, serves
+
+        return {
+            op.name: PlaneConv(op, self.forms(op), self.device)
+            for op in self.graph.ops
+            if isinstance(op, BitConv) and serves(op, self.forms(op))
+        }
 
     def conv(self, op: BitConv, config: Config) -> PackedConv:
         """A bit_conv with its weights packed for a configuration."""
@@ -183,7 +199,7 @@ class Plan:
         out = self.maps[step.op.name]
         with current(self.device):
             if isinstance(step.op, BitConv):
-                self._convs[step.op.name](sources, out, self.configs[step.op.name])
+                self._convs[step.op.name](sources, out, self.configs.get(step.op.name))
             else:
                 step.kernel(sources, out, *extra)
 
@@ -234,7 +250,7 @@ class Plan:
         """A configuration for every bit_conv, from the table, by measuring or by the rule."""
         tried = {}
         for step in self.schedule:
-            if isinstance(step.op, BitConv):
+            if isinstance(step.op, BitConv) and step.op.name not in self.network.planes:
                 key = step.op, self.network.forms(step.op), self.maps[step.op.name].pixels
                 tried[step.op.name] = step, key, self._to_try(key)
         if self.device.type == 'cuda':
@@ -251,6 +267,7 @@ class Plan:
                 self.network.tuned.put(*key, configs[0])
             self.configs[name] = configs[0]
         self._convs = {name: self._conv(step.op) for name, (step, *_) in tried.items()}
+        self._convs |= self.network.planes
         self.network.forget(self.configs)
 
     def _to_try(self, key: tuple) -> list[Config]:
@@ -270,8 +287,8 @@ class Plan:
 
     @property
     def profile(self) -> list[tuple[str, str, float]]:
-        """(op's name, 'bit_conv' etc., seconds): of the latest run, or on a GPU of each step by itself,
-        timed when first asked for."""
+        """(op's name, 'bit_conv', 'plane_conv' etc., seconds): of the latest run, or on a GPU of each
+        step by itself, timed when first asked for."""
         if self._captured is not None and not self._profile:
             for index in range(len(self.schedule)):  # in order: each finds its sources as in a run
                 self._note(index, _seconds(self._graph([index] * _REPEATS)) / _REPEATS)
@@ -279,7 +296,8 @@ class Plan:
 
     def _note(self, index: int, seconds: float) -> None:
         op = self.schedule[index].op
-        self._profile.append((op.name, ops.op_name(op), seconds))
+        kind = 'plane_conv' if op.name in self.network.planes else ops.op_name(op)
+        self._profile.append((op.name, kind, seconds))
 
     def _graph(self, steps: Iterable[int]) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
