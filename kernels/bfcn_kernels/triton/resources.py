@@ -101,6 +101,9 @@ def compile_training(sm: int) -> Iterator[Compiled]:
             fake_quant.quantize_activation(x, step, zero_point, 4, 1.0).backward(x.detach())
             fake_quant.quantize_weight(x, steps, 1, 2, 1, 1.0).backward(x.detach())
             fake_quant.quantize_weight(x, steps, 4, 1, 8, 1.0).backward(x.detach())
+            t = torch.zeros(x.shape)
+            fake_quant.quantize_dorefa(x, t, steps.detach(), 1).backward(x.detach())
+            fake_quant.quantize_dorefa(x, t, steps.detach(), 2).backward(x.detach())
             for name, product in products:
                 yield Compiled(name, str(dtype).removeprefix('torch.'), '', product)
             products.clear()
