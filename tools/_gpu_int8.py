@@ -8,6 +8,8 @@ their windows first; scales, residuals, ReLU and the next codes are one fused ke
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 import torch.nn.functional as F
 from _gpu_peers import FloatTwin
@@ -103,9 +105,8 @@ class Int8Twin(FloatTwin):
             return x.contiguous(memory_format=torch.channels_last)
         if isinstance(op, BitConv):
             convs = self.convs[op.name.replace('.', '_')]
-            t = sum(self._sum(conv, x) for conv, x in zip(convs, sources, strict=False))
-            for residual in sources[len(convs) :]:
-                t = t + residual
+            sums = [self._sum(conv, x) for conv, x in zip(convs, sources, strict=False)]
+            t = reduce(Tensor.add_, [*sums, *sources[len(convs) :]])
             return t.to(self.dtype) if op.bits is None else _codes(t)
         halves = [x.to(self.dtype) if x.dtype == torch.int8 else x for x in sources]
         out = super()._run(op, halves, grid)

@@ -1,8 +1,10 @@
 """plane_conv, compiled for sm_80 and sm_90 and run on the machine in numpy, equals the oracle."""
 
+import ctypes
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +14,12 @@ pytest.importorskip('triton')
 
 from bfcn_kernels import fast, reference
 from bfcn_kernels.builder import Builder
+from bfcn_kernels.cuda import launch as launch_module
 from bfcn_kernels.cuda import nvrtc
 from bfcn_kernels.cuda.plane_conv import PlaneConv, serves
+from bfcn_kernels.triton import Engine
 from bfcn_kernels.triton.codes import Map, form_of, from_codes, storage, to_codes
+from bfcn_kernels.triton.device import check_one_bit
 
 sys.path.insert(0, str(Path(__file__).parent))
 from plane_machine import launch, missing
@@ -158,6 +163,74 @@ def test_what_nvrtc_refuses_is_named():
         nvrtc.compile_cuda('__device__ int x = FIELD;', {}, 80)
     with pytest.raises(RuntimeError, match='NVRTC_ERROR_INVALID_OPTION'):
         nvrtc.compile_cuda('', {}, 1)
+
+
+def test_a_launch_passes_the_layer_by_value(monkeypatch):
+    """What the driver is handed, by a driver that only notes it."""
+    calls = {}
+
+    class Driver:
+        def __getattr__(self, name):
+            return lambda *args: calls.update({name: args}) or 0
+
+    def launch_kernel(function, *args):
+        given = ctypes.string_at(args[8][0], size)  # as the driver does, before it returns
+        calls.update(
+            grid=args[:6], shared=args[6], stream=args[7].value, given=given, extra=args[9]
+        )
+        return failing
+
+    def name_of(code, text):
+        text._obj.value = b'an illegal address'
+
+    failing, driver = 0, Driver()
+    driver.cuLaunchKernel, driver.cuGetErrorString = launch_kernel, name_of
+    stream = SimpleNamespace(cuda_stream=2**40 + 1, synchronize=lambda: None)
+    monkeypatch.setattr(launch_module, '_driver', lambda: driver)
+    monkeypatch.setattr(launch_module.torch.cuda, 'current_stream', lambda: stream)
+    net = source(64, 2)
+    net.conv('y', [net.term('x', 64)], 2, residuals=('x',))
+    op, value = net.graph().ops[-1], net.value('x')
+    conv = PlaneConv(op, [form_of(value)], CPU)
+    maps = [from_codes(torch.zeros(1, 20, 20, 64, dtype=torch.uint8), value) for _ in range(3)]
+    kernel = launch_module.Kernel(b'\x7fELF\0cubin', 'plane_conv')
+    assert calls['cuModuleLoadData'][1] == b'\x7fELF\0cubin'
+    assert calls['cuModuleGetFunction'][2] == b'plane_conv'
+    monkeypatch.setattr(conv, '_kernel', lambda: kernel)
+    layer = bytes(conv.layer(maps[:2], maps[2])[1])
+    size = len(layer)
+    conv(maps[:2], maps[2])
+    assert calls['grid'] == (4, 1, 1, 128, 1, 1)
+    assert (calls['shared'], calls['stream'], calls['extra']) == (0, 2**40 + 1, None)
+    assert calls['given'] == layer
+    failing = 700
+    with pytest.raises(RuntimeError, match=r'cuLaunchKernel failed: an illegal address \(700\)'):
+        conv(maps[:2], maps[2])
+
+
+def test_where_it_cannot_run_is_one_line(monkeypatch):
+    with pytest.raises(RuntimeError, match=r'one_bit=True needs an NVIDIA GPU, .*: leave it off'):
+        Engine(source(64, 2).graph(), one_bit=True)
+    gpu = torch.device('cuda', 0)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda device: 'NVIDIA B200')
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (10, 0))
+    with pytest.raises(
+        RuntimeError, match=r'8\.0 to 9\.0 has, NVIDIA B200 has 10\.0: leave it off'
+    ):
+        check_one_bit(gpu)
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (9, 0))
+    monkeypatch.setattr(nvrtc, 'library', lambda: None)
+    check_one_bit(gpu)
+
+
+def test_no_driver_is_one_line(monkeypatch):
+    def refuse(name):
+        raise OSError(name)
+
+    launch_module._driver.cache_clear()
+    monkeypatch.setattr(launch_module.ctypes, 'CDLL', refuse)
+    with pytest.raises(RuntimeError, match=r'driver is missing \(libcuda\.so\.1\): leave one_bit'):
+        launch_module._driver()
 
 
 def test_no_nvrtc_is_one_line(monkeypatch):

@@ -63,7 +63,11 @@ def test_smoke_runs_all_of_it_and_writes_no_times(tmp_path):
     pytest.importorskip('triton')
     done = run(tmp_path, '--smoke')
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count('right: ') == 3
+    assert done.stdout.count('right: ') == 4
+    assert 'left out: one-bit tensor cores: one_bit=True needs an NVIDIA GPU' in done.stdout
+    for what in ('packed', 'fp16 eager', 'int8 eager', 'fp16 max-autotune', 'int8 reduce-overhead'):
+        assert f'{what}\t17\t24\t1\t' in done.stdout
+    assert 'training step, quantized over float: ' in done.stdout
     assert 'these times mean nothing' in done.stdout
     assert [path.suffix for path in (tmp_path / 'out').iterdir()] == ['.gguf']
 

@@ -1,13 +1,15 @@
 """CUDA C compiled at run time by NVRTC, which every torch for CUDA brings; no toolkit is needed."""
 
 import ctypes
+import os
 import site
 import sys
 from functools import cache
 from pathlib import Path
 
+import torch
+
 OPTIONS = ('--fmad=false', '--std=c++17')
-_NAMES = ('libnvrtc.so.13', 'libnvrtc.so.12', 'libnvrtc.so')
 _FOLDERS = ('nvidia/cu13/lib', 'nvidia/cuda_nvrtc/lib')  # of the nvidia-cuda-nvrtc packages
 
 
@@ -36,10 +38,15 @@ def compile_cuda(source: str, constants: dict[str, int], sm: int) -> tuple[bytes
 
 @cache
 def library() -> ctypes.CDLL:
-    """NVRTC as the loader finds it, else from an installed package. Raises RuntimeError without one."""
+    """NVRTC as the loader finds it, else from an installed package; that of torch's CUDA comes first.
+
+    Raises RuntimeError without one.
+    """
+    majors = dict.fromkeys(((torch.version.cuda or '13').partition('.')[0], '13', '12'))
+    names = [f'libnvrtc.so.{major}' for major in majors]
     packages = [Path(p) for p in dict.fromkeys((*sys.path, *site.getsitepackages())) if p]
-    found = [p / folder / name for p in packages for folder in _FOLDERS for name in _NAMES]
-    for path in (*_NAMES, *(str(path) for path in found if path.exists())):
+    found = [str(p / folder / name) for name in names for p in packages for folder in _FOLDERS]
+    for path in (*names, *filter(os.path.exists, found)):
         try:
             return ctypes.CDLL(path)
         except OSError:

@@ -171,7 +171,8 @@ class Plan:
         """Run on uint8 (batch, h, w, 3), on any device."""
         self.maps['image'].data.copy_(images.reshape(-1, 3))
         if self._captured is not None:
-            self._captured.replay()
+            with current(self.device):
+                self._captured.replay()
             return
         self._profile = []
         for _ in self._launches():
@@ -290,8 +291,11 @@ class Plan:
         """(op's name, 'bit_conv', 'plane_conv' etc., seconds): of the latest run, or on a GPU of each
         step by itself, timed when first asked for."""
         if self._captured is not None and not self._profile:
-            for index in range(len(self.schedule)):  # in order: each finds its sources as in a run
-                self._note(index, _seconds(self._graph([index] * _REPEATS)) / _REPEATS)
+            with current(self.device):
+                for index in range(
+                    len(self.schedule)
+                ):  # in order: each finds its sources as in a run
+                    self._note(index, _seconds(self._graph([index] * _REPEATS)) / _REPEATS)
         return self._profile
 
     def _note(self, index: int, seconds: float) -> None:
@@ -301,7 +305,7 @@ class Plan:
 
     def _graph(self, steps: Iterable[int]) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=torch.cuda.Stream(self.device)):
             for index in steps:
                 self.launch(index)
         return graph
