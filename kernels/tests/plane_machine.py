@@ -49,7 +49,10 @@ def compiled(constants: tuple, sm: int) -> str:
         file.flush()
         command = [BINARIES / 'cuobjdump', '-sass', file.name]
         code = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert 'BMMA.168256.AND.POPC' in code
+    instruction = (
+        r'\bBGMMA\.64x\d+x256\.AND' if dict(constants)['WGMMA'] else r'\bBMMA\.168256\.AND'
+    )
+    assert re.search(instruction, code)
     assert not re.search(r'\b(STL|LDL)\b', code), constants
     assert not INEXACT.search(ptx)
     return ptx
@@ -57,7 +60,13 @@ def compiled(constants: tuple, sm: int) -> str:
 
 def _by_nvcc(constants: tuple, sm: int) -> tuple[bytes, str]:
     source = Path(plane_conv.__file__).with_suffix('.cu')
-    command = ['nvcc', f'-arch=sm_{sm}', *nvrtc.OPTIONS, *(f'-D{k}={v}' for k, v in constants)]
+    architecture = f'{sm}a' if dict(constants)['WGMMA'] else str(sm)
+    command = [
+        'nvcc',
+        f'-arch=sm_{architecture}',
+        *nvrtc.OPTIONS,
+        *(f'-D{k}={v}' for k, v in constants),
+    ]
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ('kernel.cubin', 'kernel.ptx')]
         for flag, file in zip(('-cubin', '-ptx'), files, strict=True):

@@ -347,7 +347,7 @@ def _wgmma(machine, instruction, mask) -> None:
             for product in machine.product_groups.pop(0):
                 _warpgroup_product(machine, product, mask)
     elif what == 'mma_async':
-        if instruction.parts[-3:] != ('s32', 's8', 's8'):
+        if instruction.parts[-3:] != ('s32', 's8', 's8') and not _of_bits(instruction):
             raise KeyError(instruction.parts)
         machine.products.append(instruction)
     elif what != 'fence':
@@ -358,8 +358,17 @@ def _warpgroup_product(machine, instruction, mask) -> None:
     """d = a * b (+ d): 64 rows a warpgroup, a in registers or shared memory, b in shared memory."""
     d, a, b, accumulate = instruction.operands[:4]
     columns, groups, lane = len(d) * 2, machine.threads // 128, np.arange(32)
+    if f'm64n{columns}k{256 if _of_bits(instruction) else 32}' not in instruction.parts:
+        raise KeyError(instruction.parts)
     right = _tile(machine, b, columns).transpose(0, 2, 1)
-    if isinstance(a, tuple):
+    if _of_bits(instruction):  # bytes to bits, in the same order on both sides
+        bits = np.zeros((groups * 4, 16, 32), np.uint8)
+        for i, register in enumerate(a):
+            k = (lane % 4)[:, None] * 4 + np.arange(4) + 16 * (i // 2)
+            bits[:, (lane // 4 + 8 * (i % 2))[:, None], k] = _lanes(machine, register, 'u8')
+        left = np.unpackbits(bits, axis=-1).astype(np.int64).reshape(groups, 64, 256)
+        right = np.unpackbits(right.astype(np.uint8), axis=1).astype(np.int64)
+    elif isinstance(a, tuple):
         left = np.zeros((groups * 4, 16, 32), np.int64)
         row, k = lane // 4, (lane % 4)[:, None] * 4 + np.arange(4)
         for i, register in enumerate(a):
@@ -374,6 +383,10 @@ def _warpgroup_product(machine, instruction, mask) -> None:
         row, column = lane // 4 + 8 * (i // 2 % 2), i // 4 * 8 + lane % 4 * 2 + i % 2
         before = np.where(keep, _lanes(machine, register, 's32')[..., 0].astype(np.int64), 0)
         machine.write(register, (total[:, row, column] + before).astype(np.int32).reshape(-1), mask)
+
+
+def _of_bits(instruction) -> bool:
+    return instruction.parts[-5:] == ('s32', 'b1', 'b1', 'and', 'popc')
 
 
 def _tile(machine, descriptor: str, rows: int) -> np.ndarray:

@@ -48,7 +48,7 @@ def check(net: Builder, name: str, size=(5, 7), batch=2, sm=80, edit=lambda ptx:
     forms = [form_of(net.value(term.source)) for term in op.terms]
     assert serves(op, forms)
     sources = [from_codes(torch.from_numpy(maps[s]), net.value(s)) for s in op.sources]
-    launch(PlaneConv(op, forms, CPU), sources, out, sm, edit)
+    launch(PlaneConv(op, forms, CPU, wgmma=sm >= 90), sources, out, sm, edit)
     if value.kind == 'codes':
         np.testing.assert_array_equal(to_codes(out).numpy(), expected)
     else:
@@ -78,12 +78,13 @@ FEW = [(1, 1), (1, 2), (2, 2), (3, 1), (4, 2), (1, 4)]
 @pytest.mark.parametrize(
     ('weight', 'activation'), SERVED if os.environ.get('BFCN_FULL') == '1' else FEW
 )
-def test_every_width(weight, activation):
+@pytest.mark.parametrize('sm', [80, 90])
+def test_every_width(weight, activation, sm):
     """Signed, so that what lies outside of the map is not 0; both forms of weights; 3 to 7 bits out."""
     net = source(70, activation, zero_point=2 ** (activation - 1))
     form, out = (1 if weight > 1 and activation % 2 else 2), weight + activation + 1
     net.conv('y', [net.term('x', 67, 3, weight, form)], out, zero_point=2 ** (out - 1))
-    check(net, 'y', size=(4, 3), sm=90 if weight % 2 else 80)
+    check(net, 'y', size=(4, 3), sm=sm)
 
 
 @pytest.mark.parametrize('window', [
@@ -94,22 +95,24 @@ def test_every_width(weight, activation):
 def test_windows(window, size):
     net = source(64, 2, zero_point=1)
     net.conv('y', [net.term('x', 8, bits=1, **window)], 2)
-    check(net, 'y', size)
+    check(net, 'y', size, sm=90 if window['kernel'] == 3 else 80)
 
 
-def test_several_tiles_of_pixels_and_of_channels():
+@pytest.mark.parametrize('sm', [80, 90])
+def test_several_tiles_of_pixels_and_of_channels(sm):
     net = source(200, 2)
     net.conv('y', [net.term('x', 130)], 2)
-    check(net, 'y', size=(12, 13))
+    check(net, 'y', size=(12, 13), sm=sm)
 
 
-def test_terms_and_residuals_join_in_order():
+@pytest.mark.parametrize('sm', [80, 90])
+def test_terms_and_residuals_join_in_order(sm):
     net = source(64, 2, zero_point=1)
     net.conv('z', [net.term('x', 66, 3)], 8, zero_point=100)
     net.conv('v', [net.term('x', 66, 3)], 2)
     net.conv('r', [net.term('x', 66)], 4, zero_point=15)
     net.conv('y', [net.term('x', 66, 3), net.term('v', 66)], 3, residuals=('z', 'r'), zero_point=2)
-    check(net, 'y')
+    check(net, 'y', sm=sm)
 
 
 @pytest.mark.parametrize('bits', range(1, 9))
@@ -124,7 +127,7 @@ def test_every_residual(bits):
 def test_scores(channels):
     net = source(70, 2)
     net.conv('y', [net.term('x', channels, 3)], None)
-    check(net, 'y')
+    check(net, 'y', sm=90)
 
 
 def test_a_wrong_constant_in_the_code_is_found():
@@ -160,9 +163,9 @@ def test_what_nvrtc_refuses_is_named():
     except RuntimeError as err:
         pytest.skip(str(err))
     with pytest.raises(RuntimeError, match=r'NVRTC_ERROR_COMPILATION: .*\bFIELD\b.* undefined'):
-        nvrtc.compile_cuda('__device__ int x = FIELD;', {}, 80)
+        nvrtc.compile_cuda('__device__ int x = FIELD;', {}, '80')
     with pytest.raises(RuntimeError, match='NVRTC_ERROR_INVALID_OPTION'):
-        nvrtc.compile_cuda('', {}, 1)
+        nvrtc.compile_cuda('', {}, '1')
 
 
 def test_a_launch_passes_the_layer_by_value(monkeypatch):

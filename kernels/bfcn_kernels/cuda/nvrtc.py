@@ -13,8 +13,8 @@ OPTIONS = ('--fmad=false', '--std=c++17')
 _FOLDERS = ('nvidia/cu13/lib', 'nvidia/cuda_nvrtc/lib')  # of the nvidia-cuda-nvrtc packages
 
 
-def compile_cuda(source: str, constants: dict[str, int], sm: int) -> tuple[bytes, str]:
-    """(cubin, PTX) for compute capability sm / 10, each constant a macro.
+def compile_cuda(source: str, constants: dict[str, int], architecture: str) -> tuple[bytes, str]:
+    """(cubin, PTX) for an architecture such as '80' or '90a', each constant a macro.
 
     Float operations are rounded one by one and keep denormals. Raises RuntimeError where NVRTC is
     missing or refuses the source, with its first error.
@@ -25,7 +25,7 @@ def compile_cuda(source: str, constants: dict[str, int], sm: int) -> tuple[bytes
     )
     _check(nvrtc, code, 'cannot start')
     try:
-        options = [f'--gpu-architecture=sm_{sm}', *OPTIONS]
+        options = [f'--gpu-architecture=sm_{architecture}', *OPTIONS]
         options += [f'-D{name}={value}' for name, value in constants.items()]
         given = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
         if code := nvrtc.nvrtcCompileProgram(program, len(options), given):

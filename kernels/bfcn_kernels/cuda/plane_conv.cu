@@ -1,9 +1,9 @@
 // A layer of packed codes on one-bit tensor cores: plane_conv.py says what is computed and why.
 //
 // The compiler is given FIELD (bits that a source code takes: 1, 2, 4), PLANES (those in use),
-// WEIGHT_PLANES, TERMS, RESIDUALS, SCORES, STAGES, MT and NT. A block of 4 warps makes BM pixels x
-// BN channels, a warp 16 * MT x 8 * NT. One step is k = 256: four chunks of 64 channels of a tap,
-// one for each lane of a quad.
+// WEIGHT_PLANES, TERMS, RESIDUALS, SCORES, STAGES, MT, NT and WGMMA. A block of 4 warps makes BM
+// pixels x BN channels, a warp 16 * MT x 8 * NT. One step is k = 256: four chunks of 64 channels of
+// a tap, one for each lane of a quad.
 
 enum {
   THREADS = 128,
@@ -15,12 +15,13 @@ enum {
   ROWS = BM / 32,                      // pixels that a thread copies
   B_WORDS = 64 * WEIGHT_PLANES,        // of 8 channels in a step
   STAGE = BM * ROW + NT * B_WORDS,     // words
+  ONES = WGMMA ? 64 : 0,               // words of 8 columns of ones
   TILE_ROW = BN + 4,                   // bytes of a row of codes: a bank further each row
 };
 
 struct Term {
   const unsigned *source; // (pixels, words)
-  const unsigned *weight; // (channels / 8, steps, WEIGHT_PLANES, 32 lanes, 2)
+  const unsigned *weight; // (channels / 8, steps, WEIGHT_PLANES, 64), see pack_planes
   const float *scale;
   const unsigned *correction;
   int words, height, width; // of the source
@@ -62,6 +63,59 @@ __device__ __forceinline__ void and_popcount(int (&d)[4], const unsigned (&a)[4]
                : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
 }
+
+#if WGMMA
+// A warpgroup's products with 8 columns each of d, which are on their way until they are waited
+// for.
+__device__ __forceinline__ void and_popcount_group(int (&d)[1][4], const unsigned (&a)[4],
+                                                   unsigned long long b) {
+  asm volatile("wgmma.mma_async.sync.aligned.m64n8k256.s32.b1.b1.and.popc "
+               "{%0, %1, %2, %3}, "
+               "{%4, %5, %6, %7}, %8, 1;"
+               : "+r"(d[0][0]), "+r"(d[0][1]), "+r"(d[0][2]), "+r"(d[0][3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+__device__ __forceinline__ void and_popcount_group(int (&d)[4][4], const unsigned (&a)[4],
+                                                   unsigned long long b) {
+  asm volatile("wgmma.mma_async.sync.aligned.m64n32k256.s32.b1.b1.and.popc "
+               "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
+               "{%16, %17, %18, %19}, %20, 1;"
+               : "+r"(d[0][0]), "+r"(d[0][1]), "+r"(d[0][2]), "+r"(d[0][3]), "+r"(d[1][0]),
+                 "+r"(d[1][1]), "+r"(d[1][2]), "+r"(d[1][3]), "+r"(d[2][0]), "+r"(d[2][1]),
+                 "+r"(d[2][2]), "+r"(d[2][3]), "+r"(d[3][0]), "+r"(d[3][1]), "+r"(d[3][2]),
+                 "+r"(d[3][3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+__device__ __forceinline__ void and_popcount_group(int (&d)[8][4], const unsigned (&a)[4],
+                                                   unsigned long long b) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n64k256.s32.b1.b1.and.popc "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+      "{%32, %33, %34, %35}, %36, 1;"
+      : "+r"(d[0][0]), "+r"(d[0][1]), "+r"(d[0][2]), "+r"(d[0][3]), "+r"(d[1][0]), "+r"(d[1][1]),
+        "+r"(d[1][2]), "+r"(d[1][3]), "+r"(d[2][0]), "+r"(d[2][1]), "+r"(d[2][2]), "+r"(d[2][3]),
+        "+r"(d[3][0]), "+r"(d[3][1]), "+r"(d[3][2]), "+r"(d[3][3]), "+r"(d[4][0]), "+r"(d[4][1]),
+        "+r"(d[4][2]), "+r"(d[4][3]), "+r"(d[5][0]), "+r"(d[5][1]), "+r"(d[5][2]), "+r"(d[5][3]),
+        "+r"(d[6][0]), "+r"(d[6][1]), "+r"(d[6][2]), "+r"(d[6][3]), "+r"(d[7][0]), "+r"(d[7][1]),
+        "+r"(d[7][2]), "+r"(d[7][3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+// Registers that asynchronous products use are neither written nor read across this point.
+template <typename T> __device__ __forceinline__ void hold(T *registers, int count) {
+#pragma unroll
+  for (int i = 0; i < count; ++i) asm volatile("" : "+r"(registers[i])::"memory");
+}
+
+// Rows of 32 bytes, their halves swapped in rows 4 to 7 of 8; `stride` bytes from 8 rows to the
+// next.
+__device__ __forceinline__ unsigned long long operand(const unsigned *p, unsigned stride) {
+  unsigned long long start = (shared_address(p) & 0x3ffff) >> 4;
+  return 3ull << 62 | (unsigned long long)(stride >> 4) << 32 | 1ull << 16 | start;
+}
+#endif
 
 // Where the pixels of a thread begin in a term's source.
 struct Origin {
@@ -119,14 +173,21 @@ __device__ __forceinline__ unsigned plane(const unsigned *words, int p) {
   return bits;
 }
 
-// A warp's products of one step. totals: of activations alone, the product with a column of ones.
-__device__ __forceinline__ void multiply(const unsigned *stage, int (&sums)[LEVELS][MT][NT][4],
+// The first row of a warp's i-th 16.
+__device__ __forceinline__ int tile_row(int warp, int i) {
+  return WGMMA ? i * 64 + warp * 16 : (warp * MT + i) * 16;
+}
+
+// A warp's products of one step. totals: of activations alone, the product with columns of ones.
+__device__ __forceinline__ void multiply(const unsigned *stage, const unsigned *ones,
+                                         int (&sums)[LEVELS][MT][NT][4],
                                          int (&totals)[PLANES][MT][4]) {
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   unsigned a[PLANES][MT][4];
 #pragma unroll
   for (int i = 0; i < 2 * MT; ++i) {
-    const unsigned *from = stage + (warp * 16 * MT + i * 8 + lane / 4) * ROW + lane % 4 * CHUNK;
+    int row = tile_row(warp, i / 2) + i % 2 * 8 + lane / 4;
+    const unsigned *from = stage + row * ROW + lane % 4 * CHUNK;
     unsigned words[CHUNK];
     if (CHUNK == 2) {
       *(uint2 *)words = *(const uint2 *)from;
@@ -140,6 +201,26 @@ __device__ __forceinline__ void multiply(const unsigned *stage, int (&sums)[LEVE
       a[p][i / 2][i % 2 + 2] = plane(words + FIELD, p);
     }
   }
+#if WGMMA
+  const unsigned *weight = stage + BM * ROW;
+  hold(&a[0][0][0], PLANES * MT * 4);
+  hold(&sums[0][0][0][0], LEVELS * MT * NT * 4);
+  hold(&totals[0][0][0], PLANES * MT * 4);
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+  for (int p = 0; p < PLANES; ++p)
+#pragma unroll
+    for (int i = 0; i < MT; ++i) {
+      and_popcount_group((int (&)[1][4])totals[p][i], a[p][i], operand(ones, 256));
+#pragma unroll
+      for (int q = 0; q < WEIGHT_PLANES; ++q)
+        and_popcount_group(sums[p + q][i], a[p][i], operand(weight + q * 64, 4 * B_WORDS));
+    }
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  hold(&sums[0][0][0][0], LEVELS * MT * NT * 4);
+  hold(&totals[0][0][0], PLANES * MT * 4);
+#else
 #pragma unroll
   for (int p = 0; p < PLANES; ++p)
 #pragma unroll
@@ -155,6 +236,7 @@ __device__ __forceinline__ void multiply(const unsigned *stage, int (&sums)[LEVE
 #pragma unroll
         for (int i = 0; i < MT; ++i) and_popcount(sums[p + q][i][j], a[p][i], b);
     }
+#endif
 }
 
 // Sums of every step, STAGES - 1 of them on their way while one is multiplied.
@@ -169,11 +251,14 @@ __device__ __forceinline__ void accumulate(const Layer &layer, const Term &term,
   }
   for (int step = 0; step < term.steps; ++step) {
     asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
+#if WGMMA
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
     __syncthreads();
     int next = step + STAGES - 1;
     if (next < term.steps) fetch(term, origin, next, first, memory + next % STAGES * STAGE);
     asm volatile("cp.async.commit_group;");
-    multiply(memory + step % STAGES * STAGE, sums, totals);
+    multiply(memory + step % STAGES * STAGE, memory + STAGES * STAGE, sums, totals);
   }
   asm volatile("cp.async.wait_group 0;" ::: "memory");
   __syncthreads();
@@ -208,7 +293,8 @@ __device__ __forceinline__ void pack(const Layer &layer, const unsigned char *co
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
     plane_conv(const __grid_constant__ Layer layer) {
-  __shared__ __align__(16) unsigned memory[STAGES * STAGE];
+  __shared__ __align__(256) unsigned memory[STAGES * STAGE + ONES];
+  if (WGMMA && threadIdx.x < 64) memory[STAGES * STAGE + threadIdx.x] = ~0u;
   int first_pixel = blockIdx.x / layer.channel_tiles * BM;
   int first = blockIdx.x % layer.channel_tiles * BN;
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -244,7 +330,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
   float most = (float)((1 << layer.bits) - 1);
 #pragma unroll
   for (int i = 0; i < 2 * MT; ++i) {
-    int row = warp * 16 * MT + i * 8 + lane / 4, pixel = first_pixel + row;
+    int row = tile_row(warp, i / 2) + i % 2 * 8 + lane / 4, pixel = first_pixel + row;
 #pragma unroll
     for (int j = 0; j < NT; ++j) {
       int column = j * 8 + lane % 4 * 2, n = first + column;

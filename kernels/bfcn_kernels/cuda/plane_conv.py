@@ -12,7 +12,7 @@ pixel reads, is the product with a column of ones. What lies outside the map and
 number 0, field zp, as in bit_conv; so is the epilogue, float32, each step rounded.
 
 Each plane of activations meets each plane of weights, where int8 multiplies once. So it is for few bits;
-`serves` says which layers.
+`serves` says which layers. On sm_90 the instruction is wgmma, whose weights stay in shared memory.
 """
 
 import ctypes
@@ -35,14 +35,14 @@ MOST_BITS, MOST_PRODUCTS = 4, 8  # of an operand; of planes with planes
 class PlaneConv:
     """A BitConv with its weights on the device, as planes."""
 
-    def __init__(self, op: BitConv, sources: list[Form], device: torch.device):
-        """sources: of each term. The op must be one that `serves` allows."""
+    def __init__(self, op: BitConv, sources: list[Form], device: torch.device, wgmma: bool = False):
+        """sources: of each term. The op must be one that `serves` allows. wgmma: for sm_90."""
         self.op, self.device = op, device
         self.bias = torch.from_numpy(op.bias).to(device)
-        self.constants = constants(op, sources[0])
+        self.constants = constants(op, sources[0], wgmma)
         self.tile = tile(self.constants)
         self._terms = [
-            (term, *_on_device(pack_planes(term, source), term, source, device))
+            (term, *_on_device(pack_planes(term, source, wgmma), term, source, device))
             for term, source in zip(op.terms, sources, strict=True)
         ]
 
@@ -93,7 +93,7 @@ def serves(op: BitConv, sources: list[Form]) -> bool:
     )
 
 
-def constants(op: BitConv, source: Form) -> dict[str, int]:
+def constants(op: BitConv, source: Form, wgmma: bool) -> dict[str, int]:
     """What the kernel is compiled for; tiles as large as their sums fit into registers."""
     planes, weight_planes, terms = source.bits, op.terms[0].bits, len(op.terms)
     levels = planes + weight_planes - 1
@@ -102,7 +102,7 @@ def constants(op: BitConv, source: Form) -> dict[str, int]:
     return dict(
         FIELD=source.field, PLANES=planes, WEIGHT_PLANES=weight_planes, TERMS=terms,
         RESIDUALS=len(op.residuals), SCORES=int(op.bits is None), STAGES=STAGES,
-        MT=rows, NT=8 if wide else 4,
+        MT=rows, NT=8 if wide else 4, WGMMA=int(wgmma),
     )  # fmt: skip
 
 
@@ -111,11 +111,12 @@ def tile(given: dict[str, int]) -> tuple[int, int]:
     return 64 * given['MT'], 8 * given['NT']
 
 
-def pack_planes(term: Term, source: Form) -> np.ndarray:
-    """Weight codes as the warps' operands: uint32 (channels / 8, steps, planes, 32 lanes, 2).
+def pack_planes(term: Term, source: Form, wgmma: bool) -> np.ndarray:
+    """Weight codes as the tensor cores' operands: uint32 (channels / 8, steps, planes, 64).
 
-    Lane 4 * g + t holds, of output channel g of 8, the two words of chunk t of the step; a chunk is 64
-    channels of a tap. Output channels are padded to whole tiles, chunks to whole steps, with bits 0.
+    The 64 words are those of 8 output channels g, 4 chunks t and the 2 words of a chunk, 64 channels of a
+    tap: by [g][t][word] as mma's lanes hold them, by [g][word][t] as rows of 32 bytes for wgmma, whose
+    halves are swapped in rows 4 to 7. Channels are padded to whole tiles, chunks to whole steps, with 0.
     """
     outputs, kh, kw, inputs = term.weight.shape
     chunks = kh * kw * source.padded // 64
@@ -131,14 +132,17 @@ def pack_planes(term: Term, source: Form) -> np.ndarray:
         ]
     )  # (planes, outputs, chunks, 2)
     tiles = planes.reshape(term.bits, -1, 8, planes.shape[2] // 4, 4, 2)
-    return np.ascontiguousarray(tiles.transpose(1, 3, 0, 2, 4, 5)).reshape(
-        tiles.shape[1], tiles.shape[3], term.bits, 32, 2
-    )
+    tiles = tiles.transpose(1, 3, 0, 2, 4, 5)  # (tile, step, plane, g, t, word)
+    if wgmma:
+        tiles = tiles.swapaxes(4, 5).copy()
+        tiles[:, :, :, 4:] = tiles[:, :, :, 4:, ::-1]
+    return np.ascontiguousarray(tiles).reshape(*tiles.shape[:3], 64)
 
 
 def compile_plane_conv(given: dict[str, int], sm: int) -> tuple[bytes, str]:
     """(cubin, PTX) of the kernel for some constants."""
-    return compile_cuda(Path(__file__).with_suffix('.cu').read_text(), given, sm)
+    architecture = f'{sm}a' if given['WGMMA'] else str(sm)
+    return compile_cuda(Path(__file__).with_suffix('.cu').read_text(), given, architecture)
 
 
 @cache

@@ -90,7 +90,7 @@ class Network:
         from bfcn_kernels.cuda.plane_conv import PlaneConv, serves
 
         return {
-            op.name: PlaneConv(op, self.forms(op), self.device)
+            op.name: PlaneConv(op, self.forms(op), self.device, self.wgmma)
             for op in self.graph.ops
             if isinstance(op, BitConv) and serves(op, self.forms(op))
         }

@@ -37,7 +37,7 @@ from bfcn_kernels.triton.plan import Network, Plan
 ARCHITECTURES = (80, 90)
 TENSOR_CORE = re.compile(
     r'mma\.sync\.aligned\.m16n8k32[.\w]*\.s32\.s8\.s8|wgmma\.mma_async[.\w]*\.s32\.s8\.s8'
-    r'|mma\.sync\.aligned\.m16n8k256[.\w]*\.and\.popc'
+    r'|(?:mma\.sync\.aligned\.m16n8k256|wgmma\.mma_async)[.\w]*\.b1\.b1[.\w]*\.and\.popc'
 )
 INEXACT = re.compile(r'\bfma\.\w+\.f32|\.ftz\b|div\.(?:full|approx)\.f32|rcp\.approx')
 BINARIES = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin'
@@ -116,7 +116,7 @@ def compile_planes(graph: Graph, sm: int) -> Iterator[Compiled]:
     values, seen = graph.validate(), []
     for op in (op for op in graph.ops if isinstance(op, BitConv)):
         sources = [form_of(values[term.source]) for term in op.terms]
-        given = plane_conv.serves(op, sources) and plane_conv.constants(op, sources[0])
+        given = plane_conv.serves(op, sources) and plane_conv.constants(op, sources[0], sm >= 90)
         if not given or given in seen:
             continue
         seen.append(given)
