@@ -70,7 +70,7 @@ gpu: $(VENV)/with-dev  ## on an NVIDIA GPU: is the Triton engine right, and how 
 	$(BIN)/python tools/gpu.py
 
 gpu-compile: $(VENV)/with-dev  ## no GPU: run compiled Triton kernels on a machine in numpy, list their needs
-	BFCN_FULL=1 $(BIN)/$(PYTEST) kernels/tests/test_triton_compiled.py kernels/tests/test_plane_conv.py
+	BFCN_FULL=1 $(BIN)/$(PYTEST) kernels/tests/test_triton_compiled.py kernels/tests/test_triton_plane_conv.py
 	PYTHONPATH=kernels $(BIN)/python -m bfcn_kernels.triton.resources docs/gpu_resources.csv
 
 clean:  ## remove both environments and everything that was built

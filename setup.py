@@ -55,7 +55,7 @@ setup(
             'cpu/**/CMakeLists.txt',
             'cpu/**/*.cmake',
             'arm/*.c',
-            'cuda/*.cu',
+            'triton/*.cu',
         ]
     },
     cmdclass={'build_py': BuildWithHook},

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from ptx_machine import Machine, Memory
 
-from bfcn_kernels.cuda import nvrtc, plane_conv
-from bfcn_kernels.cuda.plane_conv import PlaneConv, compile_plane_conv
+from bfcn_kernels.triton import nvrtc, plane_conv
 from bfcn_kernels.triton.codes import Map
+from bfcn_kernels.triton.plane_conv import PlaneConv, compile_plane_conv
 from bfcn_kernels.triton.resources import BINARIES, INEXACT
 
 

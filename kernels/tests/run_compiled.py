@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from plane_machine import launch, missing
 from ptx_machine import Machine, Memory
 from triton.runtime.jit import JITFunction
 
@@ -24,6 +25,7 @@ from bfcn_kernels.triton.bit_conv import PackedConv
 from bfcn_kernels.triton.codes import Map, form_of, from_codes, storage, to_codes
 from bfcn_kernels.triton.engine import _array
 from bfcn_kernels.triton.plan import Network, Plan
+from bfcn_kernels.triton.plane_conv import PlaneConv
 from bfcn_kernels.triton.resources import compiling
 
 CPU = torch.device('cpu')
@@ -92,10 +94,6 @@ def compare(
 
 def compare_one_bit(sm: int) -> str:
     """Some layers by plane_conv, the others by bit_conv, on the same maps."""
-    from plane_machine import launch, missing
-
-    from bfcn_kernels.cuda.plane_conv import PlaneConv
-
     if why := missing():
         return why
     net, ran = Builder(0, (6, 7)), []

@@ -57,7 +57,7 @@ def check_one_bit(device):
     """Raise RuntimeError unless the device has one-bit tensor cores, and NVRTC is there to use them."""
     import torch
 
-    from bfcn_kernels.cuda import nvrtc
+    from bfcn_kernels.triton import nvrtc
 
     if device.type != 'cuda':
         raise RuntimeError(

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,12 +23,10 @@ from bfcn_kernels.triton.image_codes import ImageCodes
 from bfcn_kernels.triton.mask import Mask
 from bfcn_kernels.triton.max_pool import MaxPool
 from bfcn_kernels.triton.mean_pool import MeanPool
+from bfcn_kernels.triton.plane_conv import PlaneConv, serves
 from bfcn_kernels.triton.resize import Resize
 from bfcn_kernels.triton.table import Table
 from bfcn_kernels.values import GraphError
-
-if TYPE_CHECKING:
-    from bfcn_kernels.cuda.plane_conv import PlaneConv
 
 MAX_NUMBERS = 2**31 - 1  # kernels count in int32
 _REPEATS = 10  # of a step that is timed
@@ -87,8 +84,6 @@ class Network:
 
     def _planes(self) -> dict[str, PlaneConv]:
         """By name, the layers that one-bit tensor cores run."""
-        from bfcn_kernels.cuda.plane_conv import PlaneConv, serves
-
         return {
             op.name: PlaneConv(op, self.forms(op), self.device, self.wgmma)
             for op in self.graph.ops

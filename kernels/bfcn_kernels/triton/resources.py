@@ -29,7 +29,7 @@ from triton.runtime.jit import JITFunction
 from bfcn_kernels.conv import BitConv
 from bfcn_kernels.graph import Graph
 from bfcn_kernels.nets import resnet_bfcn, toy
-from bfcn_kernels.triton import fake_quant, tuning
+from bfcn_kernels.triton import fake_quant, plane_conv, tuning
 from bfcn_kernels.triton.codes import form_of
 from bfcn_kernels.triton.device import INTERPRETED
 from bfcn_kernels.triton.plan import Network, Plan
@@ -111,8 +111,6 @@ def compile_training(sm: int) -> Iterator[Compiled]:
 
 def compile_planes(graph: Graph, sm: int) -> Iterator[Compiled]:
     """Every distinct plane_conv that one_bit=True would use."""
-    from bfcn_kernels.cuda import plane_conv
-
     values, seen = graph.validate(), []
     for op in (op for op in graph.ops if isinstance(op, BitConv)):
         sources = [form_of(values[term.source]) for term in op.terms]

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 
 from bfcn_kernels.conv import BitConv, Term
-from bfcn_kernels.cuda.launch import Kernel
-from bfcn_kernels.cuda.nvrtc import compile_cuda
 from bfcn_kernels.triton.codes import Form, Map
+from bfcn_kernels.triton.driver import Kernel
+from bfcn_kernels.triton.nvrtc import compile_cuda
 
 THREADS, STAGES = 128, 3  # of a block; steps in shared memory at once
 WIDEST = 64  # channels of a tile

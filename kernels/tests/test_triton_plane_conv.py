@@ -10,16 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip('triton')
-
 from bfcn_kernels import fast, reference
 from bfcn_kernels.builder import Builder
-from bfcn_kernels.cuda import launch as launch_module
-from bfcn_kernels.cuda import nvrtc
-from bfcn_kernels.cuda.plane_conv import PlaneConv, serves
-from bfcn_kernels.triton import Engine
+from bfcn_kernels.triton import Engine, nvrtc
+from bfcn_kernels.triton import driver as driver_module
 from bfcn_kernels.triton.codes import Map, form_of, from_codes, storage, to_codes
 from bfcn_kernels.triton.device import check_one_bit
+from bfcn_kernels.triton.plane_conv import PlaneConv, serves
 
 sys.path.insert(0, str(Path(__file__).parent))
 from plane_machine import launch, missing
@@ -189,14 +186,14 @@ def test_a_launch_passes_the_layer_by_value(monkeypatch):
     failing, driver = 0, Driver()
     driver.cuLaunchKernel, driver.cuGetErrorString = launch_kernel, name_of
     stream = SimpleNamespace(cuda_stream=2**40 + 1, synchronize=lambda: None)
-    monkeypatch.setattr(launch_module, '_driver', lambda: driver)
-    monkeypatch.setattr(launch_module.torch.cuda, 'current_stream', lambda: stream)
+    monkeypatch.setattr(driver_module, '_driver', lambda: driver)
+    monkeypatch.setattr(driver_module.torch.cuda, 'current_stream', lambda: stream)
     net = source(64, 2)
     net.conv('y', [net.term('x', 64)], 2, residuals=('x',))
     op, value = net.graph().ops[-1], net.value('x')
     conv = PlaneConv(op, [form_of(value)], CPU)
     maps = [from_codes(torch.zeros(1, 20, 20, 64, dtype=torch.uint8), value) for _ in range(3)]
-    kernel = launch_module.Kernel(b'\x7fELF\0cubin', 'plane_conv')
+    kernel = driver_module.Kernel(b'\x7fELF\0cubin', 'plane_conv')
     assert calls['cuModuleLoadData'][1] == b'\x7fELF\0cubin'
     assert calls['cuModuleGetFunction'][2] == b'plane_conv'
     monkeypatch.setattr(conv, '_kernel', lambda: kernel)
@@ -230,10 +227,10 @@ def test_no_driver_is_one_line(monkeypatch):
     def refuse(name):
         raise OSError(name)
 
-    launch_module._driver.cache_clear()
-    monkeypatch.setattr(launch_module.ctypes, 'CDLL', refuse)
+    driver_module._driver.cache_clear()
+    monkeypatch.setattr(driver_module.ctypes, 'CDLL', refuse)
     with pytest.raises(RuntimeError, match=r'driver is missing \(libcuda\.so\.1\): leave one_bit'):
-        launch_module._driver()
+        driver_module._driver()
 
 
 def test_no_nvrtc_is_one_line(monkeypatch):
