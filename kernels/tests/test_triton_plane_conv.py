@@ -234,7 +234,7 @@ def test_no_driver_is_one_line(monkeypatch):
 
 
 def test_no_nvrtc_is_one_line(monkeypatch):
-    def refuse(name):
+    def refuse(*name):
         raise OSError(name)
 
     nvrtc.library.cache_clear()

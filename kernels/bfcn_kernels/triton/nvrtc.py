@@ -1,7 +1,6 @@
 """CUDA C compiled at run time by NVRTC, which every torch for CUDA brings; no toolkit is needed."""
 
 import ctypes
-import os
 import site
 import sys
 from functools import cache
@@ -38,17 +37,21 @@ def compile_cuda(source: str, constants: dict[str, int], architecture: str) -> t
 
 @cache
 def library() -> ctypes.CDLL:
-    """NVRTC as the loader finds it, else from an installed package; that of torch's CUDA comes first.
+    """NVRTC from an installed package, else as the loader finds it; that of torch's CUDA comes first.
 
     Raises RuntimeError without one.
     """
     majors = dict.fromkeys(((torch.version.cuda or '13').partition('.')[0], '13', '12'))
     names = [f'libnvrtc.so.{major}' for major in majors]
     packages = [Path(p) for p in dict.fromkeys((*sys.path, *site.getsitepackages())) if p]
-    found = [str(p / folder / name) for name in names for p in packages for folder in _FOLDERS]
-    for path in (*names, *filter(os.path.exists, found)):
+    found = [p / folder / name for name in names for p in packages for folder in _FOLDERS]
+    found = [path for path in found if path.exists()]
+    for path in (*found, *names):
         try:
-            return ctypes.CDLL(path)
+            if path in found:  # beside it lies what it opens by name, and finds once that is loaded
+                for builtins in path.parent.glob('libnvrtc-builtins.so.*'):
+                    ctypes.CDLL(str(builtins), ctypes.RTLD_GLOBAL)
+            return ctypes.CDLL(str(path))
         except OSError:
             continue
     raise RuntimeError(
