@@ -9,7 +9,6 @@ part; nothing is timed where anything differs.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import sys
 import time
@@ -25,6 +24,7 @@ import _gpu_int8  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from _gpu_peers import FloatTwin, captured, median_ms  # noqa: E402
+from _gpu_report import save  # noqa: E402
 
 from bfcn_kernels import Graph, Metadata, Model, fast, load, read, reference, write  # noqa: E402
 from bfcn_kernels.builder import random_image  # noqa: E402
@@ -71,15 +71,18 @@ def main() -> None:
     except (OSError, ValueError) as error:
         sys.exit(f'{type(error).__name__}: {error}')
     bench.check()
-    bench.check_one_bit()
     bench.check_training()
     bench.check_int8()
+    # One-bit kernels come after what they could bring down, compilers after what must not wait for them.
+    parts = [bench.check_one_bit]
     if not args.check:
-        for part in (bench.time, bench.train, bench.compiled):
-            try:
-                part()
-            finally:  # what has been measured stays, whatever the rest does
-                bench.write()
+        parts = [bench.time, bench.train, *parts, bench.time_one_bit, bench.compiled]
+    for part in parts:
+        try:
+            part()
+        finally:  # what has been measured stays, whatever the rest does
+            bench.write()
+    if not args.check:
         if args.smoke:
             print('smoke: all of it ran; nothing is written, since these times mean nothing')
         else:
@@ -113,17 +116,17 @@ class Bench:
 
     def check_one_bit(self) -> None:
         """The same of one-bit tensor cores, where there are some."""
-        try:
-            engine = self.make(self.graph, one_bit=True)
-        except RuntimeError as error:
-            print(f'left out: one-bit tensor cores: {error}', flush=True)
-            return
         graphs = {
             f'r18 {w}w{a}a': resnet_bfcn(18, w, a, classes=5, width=64)
             for w, a in ((1, 1), (1, 2), (2, 2), (2, 4))
         }
-        self._equal_the_oracle(graphs, ((1, 1), (33, 40)), one_bit=True)
-        self._equals_c(engine)
+        try:
+            engine = self.make(self.graph, one_bit=True)
+            self._equal_the_oracle(graphs, ((1, 1), (33, 40)), one_bit=True)
+            self._equals_c(engine)
+        except RuntimeError as error:
+            print(f'left out: one-bit tensor cores: {error}', flush=True)
+            return
         self.one_bit = True
         served, convs = (
             engine.one_bit_layers,
@@ -218,18 +221,28 @@ class Bench:
 
     def time(self) -> None:
         """Whole networks; the largest single image first, since that is what targets speak of."""
-        engines = {'packed': self.make(self.graph)}
-        if self.one_bit:
-            engines['packed, one-bit'] = self.make(self.graph, one_bit=True)
+        engine = self.make(self.graph)
         for batch, size in self._cases():
-            images = self._images(batch, size)
-            plans = {what: engine.plan(batch, *size) for what, engine in engines.items()}
-            for what, plan in plans.items():
-                self._row(what, batch, size, partial(plan.run, images), plan.peak_bytes)
+            images, plan = self._images(batch, size), engine.plan(batch, *size)
+            self._row('packed', batch, size, partial(plan.run, images), plan.peak_bytes)
             if batch == 1:
-                self._layers(list(plans.values()), size)
+                self._layers(plan, size)
             self._peers(batch, size, images)
             self.write()
+
+    def time_one_bit(self) -> None:
+        """Whole networks on one-bit tensor cores, and beside each layer's time the one it has there."""
+        if not self.one_bit:
+            return
+        engine = self.make(self.graph, one_bit=True)
+        for batch, size in self._cases():
+            images, plan = self._images(batch, size), engine.plan(batch, *size)
+            self._row('packed, one-bit', batch, size, partial(plan.run, images), plan.peak_bytes)
+            if batch == 1:
+                times = {name: s for name, kind, s in plan.profile if kind == 'plane_conv'}
+                for row in self.layers:
+                    if (row['height'], row['width']) == size and row['layer'] in times:
+                        row['one_bit_us'] = f'{1e6 * times[row["layer"]]:.4g}'
 
     def _cases(self) -> list[tuple[int, tuple[int, int]]]:
         return [(batch, size) for batch in self.batches for size in reversed(self.sizes)]
@@ -248,13 +261,16 @@ class Bench:
             if name == 'int8' and not self.int8:
                 continue
             call = partial(self._twin(kind, size), images)
-            with torch.no_grad():
-                peak = self._peak_bytes(call)
-                self._row(f'{name} eager', batch, size, call, peak)
-                if self.device.type == 'cuda':
-                    replay = captured(call, self.device)
-                    self._row(f'{name} CUDA graph', batch, size, replay, peak)
-                    del replay  # and the memory of its own
+            try:
+                with torch.no_grad():
+                    peak = self._peak_bytes(call)
+                    self._row(f'{name} eager', batch, size, call, peak)
+                    if self.device.type == 'cuda':
+                        replay = captured(call, self.device)
+                        self._row(f'{name} CUDA graph', batch, size, replay, peak)
+                        del replay  # and the memory of its own
+            except torch.OutOfMemoryError as error:
+                print(f'left out: {name} at {size}, batch {batch}: {error}', flush=True)
 
     def compiled(self) -> None:
         """Half precision by max-autotune and int8 by torch.compile, single images, while time is left."""
@@ -303,12 +319,9 @@ class Bench:
         self.rows.append(row)
         print(*row.values(), sep='\t', flush=True)
 
-    def _layers(self, plans: list, size: tuple[int, int]) -> None:
-        """Seconds of each step, and what share of them the roofline would take; and on one-bit cores."""
+    def _layers(self, plan, size: tuple[int, int]) -> None:
+        """Seconds of each step, and what share of them the roofline would take."""
         peaks = next((v for key, v in PEAKS.items() if key in self.name), None)
-        plan, one_bit = plans[0], {}
-        if len(plans) > 1:
-            one_bit = {name: s for name, kind, s in plans[1].profile if kind == 'plane_conv'}
         for step, (name, kind, seconds) in zip(plan.schedule, plan.profile, strict=True):
             out = plan.maps[name]
             moved = sum(plan.maps[s].data.nbytes for s in step.sources) + out.data.nbytes
@@ -322,8 +335,7 @@ class Bench:
             row = dict(
                 height=size[0], width=size[1], layer=name, op=kind, us=f'{1e6 * seconds:.4g}'
             )
-            row['one_bit_us'] = f'{1e6 * one_bit[name]:.4g}' if name in one_bit else ''
-            row |= dict(macs=macs, bytes=moved, roofline_share=share)
+            row |= dict(one_bit_us='', macs=macs, bytes=moved, roofline_share=share)
             self.layers.append(row | dict(tile=str(plan.configs.get(name, ''))))
 
     def train(self) -> None:
@@ -359,14 +371,7 @@ class Bench:
         if self.args.smoke:
             return
         about = dict(device=self.name, torch=torch.__version__, model=self.path.name)
-        for name, rows in (('gpu.csv', self.rows), ('gpu_layers.csv', self.layers)):
-            if rows:
-                with (self.args.out / name).open('w', newline='') as file:
-                    table = csv.DictWriter(file, [*rows[0], *about], lineterminator='\n')
-                    table.writeheader()
-                    table.writerows(row | about for row in rows)
-        if self.rows:
-            plot(self.args.out / 'gpu.png', self.rows, self.name)
+        save(self.args.out, self.rows, self.layers, about)
 
     def _random_model(self) -> Path:
         """The paper's network with random weights; in a smoke run a small one."""
@@ -388,27 +393,6 @@ def _gradients(function, x, step, grad, rest) -> tuple[torch.Tensor, ...]:
     y = function(x, step, *rest)
     y.backward(grad)
     return y.detach(), x.grad, step.grad
-
-
-def plot(path: Path, rows: list[dict], device: str) -> None:
-    """Images a second by size, batch and form."""
-    from matplotlib.figure import Figure
-
-    rows = [row for row in rows if not row['what'].startswith('training')]
-    cases = list(dict.fromkeys((r['batch'], r['height'], r['width']) for r in rows))
-    kinds = list(dict.fromkeys(row['what'] for row in rows))
-    figure = Figure(figsize=(1.5 * len(cases) + 2, 4), dpi=140)
-    axes, width = figure.subplots(), 0.8 / len(kinds)
-    for index, kind in enumerate(kinds):
-        mine = {(r['batch'], r['height'], r['width']): r for r in rows if r['what'] == kind}
-        at = [x + (index - (len(kinds) - 1) / 2) * width for x, c in enumerate(cases) if c in mine]
-        speed = [1e3 * c[0] / float(mine[c]['ms']) for c in cases if c in mine]
-        axes.bar(at, speed, width * 0.92, label=kind)
-    axes.set_yscale('log')
-    axes.set_xticks(range(len(cases)), [f'{h}x{w}\nbatch {b}' for b, h, w in cases])
-    axes.set(ylabel='images/s', title=device)
-    axes.legend(frameon=False)
-    figure.savefig(path, bbox_inches='tight')
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -136,6 +137,44 @@ def test_int8_twin_is_one_graph_to_a_compiler(int8):
     images = torch.randint(256, (1, 32, 48, 3), dtype=torch.uint8)
     compiled = torch.compile(twin, backend='eager', fullgraph=True)
     assert torch.equal(compiled(images), twin(images))
+
+
+def test_what_there_is_so_far_is_written(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    gpu = load('gpu')
+    args = SimpleNamespace(smoke=False, out=tmp_path)
+    bench = SimpleNamespace(args=args, name='a GPU', path=Path('m.gguf'), rows=[], layers=[])
+    gpu.Bench.write(bench)
+    assert list(tmp_path.iterdir()) == []
+    row = dict(what='packed', height=160, width=256, batch=1, ms='2', ms_q1='1', ms_q3='3')
+    bench.rows = [row | dict(peak_mb='5'), row | dict(what='training step, float', peak_mb='')]
+    gpu.Bench.write(bench)
+    table = (tmp_path / 'gpu.csv').read_text().splitlines()
+    assert table[0] == 'what,height,width,batch,ms,ms_q1,ms_q3,peak_mb,device,torch,model'
+    assert table[1] == f'packed,160,256,1,2,1,3,5,a GPU,{torch.__version__},m.gguf'
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['gpu.csv', 'gpu.png']
+
+
+def test_one_bit_times_stand_beside_those_of_their_layers(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    gpu, calls = load('gpu'), []
+    plan = SimpleNamespace(
+        run=calls.append,
+        peak_bytes=2**20,
+        profile=[('a', 'bit_conv', 1e-6), ('b', 'plane_conv', 2e-6)],
+    )
+    bench = gpu.Bench.__new__(gpu.Bench)
+    bench.args, bench.device, bench.graph = SimpleNamespace(smoke=True), torch.device('cpu'), None
+    bench.make = lambda graph, one_bit: SimpleNamespace(plan=lambda *key: plan)
+    bench.sizes, bench.batches, bench.rows, bench.one_bit = ((17, 24),), (1, 2), [], True
+    bench.layers = [dict(height=17, width=24, layer=name, one_bit_us='') for name in 'ab']
+    bench.time_one_bit()
+    assert [row['one_bit_us'] for row in bench.layers] == ['', '2']
+    assert [(row['what'], row['batch']) for row in bench.rows] == [
+        ('packed, one-bit', 1),
+        ('packed, one-bit', 2),
+    ]
+    assert {images.shape for images in calls} == {(1, 17, 24, 3), (2, 17, 24, 3)}
 
 
 def test_median_of_calls(peers):
