@@ -6,7 +6,7 @@ VENV := .venv
 ONEDL := .venv-onedl
 BIN := $(VENV)/bin
 PYTEST := python -m pytest -n $(JOBS)
-C_FILES = $(shell git ls-files '*.c' '*.h' 2>/dev/null)
+C_FILES = $(shell git ls-files '*.c' '*.h' '*.cu' 2>/dev/null)
 BENCH = $(BIN)/python tools/benchmark.py cpu configs/bfcn_r50_cityscapes_1w2a.py \
   --bits 1-1 1-2 2-2 4-4 --csv results/cpu.csv
 INSTALL_INPUTS := setup.py pyproject.toml constraints.txt bfcn_mm_compat.pth
@@ -70,7 +70,7 @@ gpu: $(VENV)/with-dev  ## on an NVIDIA GPU: is the Triton engine right, and how 
 	$(BIN)/python tools/gpu.py
 
 gpu-compile: $(VENV)/with-dev  ## no GPU: run compiled Triton kernels on a machine in numpy, list their needs
-	BFCN_FULL=1 $(BIN)/$(PYTEST) kernels/tests/test_triton_compiled.py
+	BFCN_FULL=1 $(BIN)/$(PYTEST) kernels/tests/test_triton_compiled.py kernels/tests/test_triton_plane_conv.py
 	PYTHONPATH=kernels $(BIN)/python -m bfcn_kernels.triton.resources docs/gpu_resources.csv
 
 clean:  ## remove both environments and everything that was built

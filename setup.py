@@ -8,6 +8,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 TRITON = 'triton>=3.4; platform_system == "Linux" and platform_machine in "x86_64 aarch64"'
+NVRTC = 'nvidia-cuda-nvrtc>=13; platform_system == "Linux" and platform_machine in "x86_64 aarch64"'
 HOOK = 'bfcn_mm_compat.pth'
 
 
@@ -54,6 +55,7 @@ setup(
             'cpu/**/CMakeLists.txt',
             'cpu/**/*.cmake',
             'arm/*.c',
+            'triton/*.cu',
         ]
     },
     cmdclass={'build_py': BuildWithHook},
@@ -90,6 +92,7 @@ setup(
             'ruff',
             'tensorboard',
             TRITON,
+            NVRTC,
         ],
     },
 )

@@ -76,7 +76,7 @@ def expected_files():
     roots = {'bfcn_mm': ROOT, 'bfcn_kernels': ROOT / 'kernels'}
     for package, root in roots.items():
         for path in (root / package).rglob('*'):
-            if path.suffix in {'.py', '.c', '.h', '.inc', '.cmake'}:
+            if path.suffix in {'.py', '.c', '.cu', '.h', '.inc', '.cmake'}:
                 yield path.relative_to(root).as_posix()
 
 

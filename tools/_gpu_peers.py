@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -58,10 +59,10 @@ class FloatTwin(nn.Module):
         """One op in float, (n, channels, h, w)."""
         if isinstance(op, BitConv):
             convs = self.convs[op.name.replace('.', '_')]
-            out = sum(conv(x) for conv, x in zip(convs, sources, strict=False))
+            out = reduce(Tensor.add_, [conv(x) for conv, x in zip(convs, sources, strict=False)])
             for residual in sources[len(convs) :]:
-                out = out + residual
-            return out if op.bits is None else out.relu()
+                out.add_(residual)
+            return out if op.bits is None else out.relu_()
         if isinstance(op, ops.ImageCodes):
             x = sources[0].to(self.dtype).sub(128).mul(1 / 64)
             return x.contiguous(memory_format=torch.channels_last)

@@ -25,6 +25,9 @@ def main() -> None:
     parser.add_argument(
         '--engine', nargs='+', choices=ENGINES, help='default: those that start here'
     )
+    parser.add_argument(
+        '--one-bit', action='store_true', help="engine 'triton' on one-bit tensor cores"
+    )
     parser.add_argument('--images', type=int, default=2)
     parser.add_argument('--size', nargs=2, type=int, default=(128, 192), help='H W, file alone')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
@@ -70,7 +73,7 @@ def _engines_agree(args: argparse.Namespace, images: list) -> bool:
     agree = True
     for name in args.engine or _default_engines():
         try:
-            trace = _trace(name, path)
+            trace = _trace(name, path, args.one_bit and name == 'triton')
         except (ImportError, RuntimeError, OSError) as error:
             if args.engine:
                 raise RuntimeError(f'engine {name!r} is not available: {error}') from error
@@ -91,10 +94,10 @@ def _default_engines() -> list[str]:
     return ['torch', 'cpu', *(['triton'] if torch.cuda.is_available() else [])]
 
 
-def _trace(name: str, path: str):
+def _trace(name: str, path: str, one_bit: bool):
     if name == 'numpy':
         return verify.slow_oracle(read(path).graph)
-    return TorchEngine(path).trace if name == 'torch' else load(path, name).trace
+    return TorchEngine(path).trace if name == 'torch' else load(path, name, one_bit=one_bit).trace
 
 
 def _print_report(report: verify.FakeQuantReport) -> None:

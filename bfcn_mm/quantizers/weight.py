@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .base import Quantizer
 from .calibration import weight_step
 from .fake_quant import quantize_weight, straight_through, weight_codes
+from .fused import fused_for
 from .grids import WeightGrid, bipolar, round_half_up, twos_complement
 
 
@@ -87,10 +88,15 @@ class DoReFaWeight(WeightQuantizer):
 
     def forward(self, w: Tensor) -> Tensor:
         self._mark_placed()
+        if fused := fused_for(w):
+            with torch.no_grad():
+                t = self._bounded(w.float())
+                step = self._step(t)
+            return fused.quantize_dorefa(w, t, step, self.bits)
         b, step = self._float_codes(w)
         v = w.float()
         values = (self.grid.k * b - self.grid.z) * step
-        return straight_through(values, v if self.bits == 1 else torch.tanh(v)).to(w.dtype)
+        return straight_through(values, self._bounded(v)).to(w.dtype)
 
     def codes(self, w: Tensor) -> tuple[Tensor, Tensor]:
         b, step = self._float_codes(w)
@@ -98,17 +104,21 @@ class DoReFaWeight(WeightQuantizer):
 
     @torch.no_grad()
     def _float_codes(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        v = w.float()
-        step = self._step(v)
+        t = self._bounded(w.float())
+        step = self._step(t)
         if self.bits == 1:
-            return (v >= 0).float(), step
-        unit = torch.tanh(v) / (2 * step * self.grid.high) + 0.5
+            return (t >= 0).float(), step
+        unit = t / (2 * step * self.grid.high) + 0.5
         return round_half_up(unit * (2**self.bits - 1)), step
 
-    def _step(self, v: Tensor) -> Tensor:
+    def _bounded(self, v: Tensor) -> Tensor:
+        """tanh(v), v itself at 1 bit."""
+        return v if self.bits == 1 else torch.tanh(v)
+
+    def _step(self, t: Tensor) -> Tensor:
         if self.bits == 1:
-            return v.abs().mean(self.dims, keepdim=True).clamp_(min=1e-8)
-        return torch.tanh(v).abs().amax(self.dims, keepdim=True).clamp_(min=1e-8) / self.grid.high
+            return t.abs().mean(self.dims, keepdim=True).clamp_(min=1e-8)
+        return t.abs().amax(self.dims, keepdim=True).clamp_(min=1e-8) / self.grid.high
 
     def _mark_placed(self) -> None:
         if self.training and not self.initialized:

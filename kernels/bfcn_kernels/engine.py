@@ -27,20 +27,26 @@ class Engine(Protocol):
         """Every value by op name: codes and labels uint8, scores float32, (h, w, channels)."""
 
 
-def load(path: str | Path, engine: str = 'numpy', threads: int = 1) -> Engine:
+def load(
+    path: str | Path, engine: str = 'numpy', threads: int = 1, one_bit: bool = False
+) -> Engine:
     """Load a packed model into an engine: 'numpy' (the oracle), 'cpu' (C) or 'triton' (GPU).
 
-    path: of a file, or a name of the zoo: load('bfcn_r18_camvid_1w2a'). Raises ValueError for an unknown
-    engine, thread count or name, FileError or GraphError for a bad file.
+    path: of a file, or a name of the zoo: load('bfcn_r18_camvid_1w2a'). one_bit: with 'triton', layers of
+    few bits run on one-bit tensor cores. Raises ValueError for an unknown engine, thread count or name,
+    FileError or GraphError for a bad file.
     """
     if engine not in ('numpy', *_MODULES):
         raise ValueError(f"engine must be 'numpy', 'cpu' or 'triton', got {engine!r}")
     if not isinstance(threads, int) or threads < 1:
         raise ValueError(f'threads must be an int from 1, got {threads!r}')
+    if one_bit and engine != 'triton':
+        raise ValueError(f"one_bit=True is for engine='triton', got engine={engine!r}")
     path = zoo.resolve(path)
     if engine == 'numpy':
         return NumpyEngine(path)
-    return import_module(_MODULES[engine]).Engine(path, threads=threads)
+    options = dict(one_bit=True) if one_bit else {}
+    return import_module(_MODULES[engine]).Engine(path, threads=threads, **options)
 
 
 class NumpyEngine:

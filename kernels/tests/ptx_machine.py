@@ -1,4 +1,4 @@
-"""A GPU in numpy, slow but exact: runs the PTX that Triton makes for sm_80 and sm_90, block by block.
+"""A GPU in numpy, slow but exact: runs the PTX of Triton or NVRTC for sm_80 and sm_90, block by block.
 
 Every thread of a block is a lane of numpy arrays; threads part at branches and meet again at the lowest
 program counter. Asynchronous copies and products happen as late as they may, at the wait for them. An
@@ -29,8 +29,9 @@ class Instruction:
 def parse(ptx: str) -> tuple[list[Instruction], dict[str, int], str, int]:
     """(instructions, index of each label, the kernel's name, threads of a block)."""
     name = re.search(r'\.visible \.entry (\w+)\(', ptx).group(1)
-    threads = int(re.search(r'\.reqntid (\d+)', ptx).group(1))
-    body = ptx[ptx.index('{', ptx.index('.reqntid')) + 1 : ptx.index('$L__func_end')]
+    threads = re.search(r'\.(?:req|max)ntid (\d+)', ptx)
+    end = ptx.find('$L__func_end')
+    body = ptx[ptx.index('{', threads.end()) + 1 : end if end > 0 else ptx.rindex('}')]
     body = re.sub(r'//[^\n]*', '', body)
     instructions, labels = [], {}
     for line in re.split(r'[;\n]', body.replace(':\n', ':;')):
@@ -39,7 +40,7 @@ def parse(ptx: str) -> tuple[list[Instruction], dict[str, int], str, int]:
             labels[label.group(1)] = len(instructions)
         elif (line and line[0] not in '.{}') or line.startswith('{ %'):
             instructions.append(_instruction(line))
-    return instructions, labels, name, threads
+    return instructions, labels, name, int(threads.group(1))
 
 
 def _instruction(line: str) -> Instruction:
@@ -154,10 +155,12 @@ class Machine:
                 return value.view(dtype)
             unsigned = np.dtype(f'u{dtype.itemsize}')
             return value.astype(unsigned).view(dtype)  # narrower: the low bits
-        if re.fullmatch(r'%(r|rd|rs)\d+', operand):  # nobody wrote it, so nothing may depend on it
+        if re.fullmatch(
+            r'%(r|rd|rs|f)\d+', operand
+        ):  # nobody wrote it, so nothing may depend on it
             garbage = np.frombuffer(b'\xa5' * dtype.itemsize, dtype)
             return np.broadcast_to(garbage, self.threads)
-        if operand.startswith('%') or operand == 'global_smem':
+        if re.match(r'[%A-Za-z_]', operand):
             return np.full(self.threads, 0, np.uint64) + self._special(operand).astype(np.uint64)
         if operand[:2] in ('0f', '0d'):
             raw = np.array(int(operand[2:], 16), 'u4' if operand[1] == 'f' else 'u8')
@@ -185,6 +188,6 @@ class Machine:
         for prefix, triple in (('%ctaid.', self.block), ('%nctaid.', self.grid)):
             if name.startswith(prefix):
                 return np.array(triple['xyz'.index(name[-1])])
-        if name == 'global_smem':
-            return np.array(0)
-        raise KeyError(name)
+        if name.startswith('%'):
+            raise KeyError(name)
+        return np.array(0)  # where shared memory begins, and so do parameters

@@ -9,7 +9,13 @@ DTYPES = {
        for kind, code in (('b', 'u'), ('u', 'u'), ('s', 'i')) for size in (1, 2, 4, 8)},
     'f16': np.dtype('f2'), 'f32': np.dtype('f4'), 'f64': np.dtype('f8'), 'pred': np.dtype(bool),
 }  # fmt: skip
-WIDTHS = {'%rd': np.dtype('u8'), '%rs': np.dtype('u2'), '%r': np.dtype('u4'), '%p': np.dtype(bool)}
+WIDTHS = {
+    '%rd': np.dtype('u8'),
+    '%rs': np.dtype('u2'),
+    '%r': np.dtype('u4'),
+    '%f': np.dtype('u4'),
+    '%p': np.dtype(bool),
+}
 
 
 @dataclass(frozen=True)
@@ -156,7 +162,7 @@ _COMPARE = {
 _PLAIN = {
     'add': np.add, 'sub': np.subtract, 'min': np.minimum, 'max': np.maximum, 'and': np.bitwise_and,
     'or': np.bitwise_or, 'xor': np.bitwise_xor, 'not': np.invert, 'neg': np.negative,
-    'abs': np.abs, 'div': _divide, 'rem': _remainder,
+    'abs': np.abs, 'div': _divide, 'rem': _remainder, 'cvta': lambda address: address,
 }  # fmt: skip
 
 
@@ -180,11 +186,12 @@ def _load(machine, instruction, mask) -> None:
     target, access = instruction.operands
     space, kind = instruction.parts[1], instruction.parts[-1]
     dtype = DTYPES[kind]
-    if space == 'param':
-        value = machine.parameters[int(access.base.rpartition('_')[2])]
-        machine.write(target, np.frombuffer(value, dtype)[0], mask)
-        return
     targets = target if isinstance(target, tuple) else (target,)
+    if space == 'param':
+        values = _parameter(machine, access, dtype, len(targets))
+        for register, value in zip(targets, values, strict=True):
+            machine.write(register, value, mask)
+        return
     size = dtype.itemsize * len(targets)
     rows = np.flatnonzero(mask)
     data = np.zeros((machine.threads, size), np.uint8)
@@ -192,6 +199,16 @@ def _load(machine, instruction, mask) -> None:
     for i, register in enumerate(targets):
         piece = np.ascontiguousarray(data[:, i * dtype.itemsize : (i + 1) * dtype.itemsize])
         machine.write(register, piece.view(dtype)[:, 0], mask)
+
+
+def _parameter(machine, access: Access, dtype: np.dtype, count: int) -> np.ndarray:
+    """Of a parameter by name, or of the only one by address."""
+    if access.base.startswith('%'):
+        (value,) = machine.parameters
+        start = int(machine.read(access.base, 'u64')[0]) + access.offset
+    else:
+        value, start = machine.parameters[int(access.base.rpartition('_')[2])], access.offset
+    return np.frombuffer(value, dtype, count, start)
 
 
 def _store(machine, instruction, mask) -> None:
@@ -265,7 +282,10 @@ def _ldmatrix(machine, instruction, mask) -> None:
 
 
 def _mma(machine, instruction, mask) -> None:
-    """m16n8k32 of int8, saturated to int32."""
+    """m16n8k32 of int8, saturated to int32, or m16n8k256 of bits."""
+    if instruction.parts[-6:] == ('s32', 'b1', 'b1', 's32', 'and', 'popc'):
+        _mma_bits(machine, instruction, mask)
+        return
     if instruction.parts[-4:] != ('s32', 's8', 's8', 's32') or 'm16n8k32' not in instruction.parts:
         raise KeyError(instruction.parts)
     d, a, b, c = instruction.operands
@@ -284,6 +304,25 @@ def _mma(machine, instruction, mask) -> None:
     total = np.clip(total + left @ right, -(2**31), 2**31 - 1).astype(np.int32)
     for (row, column), register in zip(place, d, strict=True):
         machine.write(register, total[:, row, column].reshape(-1), mask)
+
+
+def _mma_bits(machine, instruction, mask) -> None:
+    """m16n8k256: k is 8 words, of which lane t of a quad has the words t and t + 4."""
+    if 'm16n8k256' not in instruction.parts:
+        raise KeyError(instruction.parts)
+    d, a, b, c = instruction.operands
+    warps, lane = machine.threads // 32, np.arange(32)
+    row, word = lane // 4, lane % 4
+    left, right = np.zeros((warps, 16, 8), np.uint32), np.zeros((warps, 8, 8), np.uint32)
+    for i, register in enumerate(a):
+        left[:, row + 8 * (i % 2), word + 4 * (i // 2)] = _lanes(machine, register, 'u32')[..., 0]
+    for i, register in enumerate(b):
+        right[:, row, word + 4 * i] = _lanes(machine, register, 'u32')[..., 0]
+    counts = np.bitwise_count(left[:, :, None] & right[:, None]).sum(-1, dtype=np.int64)
+    for i, (old, new) in enumerate(zip(c, d, strict=True)):
+        count = counts[:, row + 8 * (i // 2), lane % 4 * 2 + i % 2]
+        total = count + _lanes(machine, old, 's32')[..., 0]
+        machine.write(new, total.astype(np.int32).reshape(-1), mask)
 
 
 def _stmatrix(machine, instruction, mask) -> None:
@@ -308,7 +347,7 @@ def _wgmma(machine, instruction, mask) -> None:
             for product in machine.product_groups.pop(0):
                 _warpgroup_product(machine, product, mask)
     elif what == 'mma_async':
-        if instruction.parts[-3:] != ('s32', 's8', 's8'):
+        if instruction.parts[-3:] != ('s32', 's8', 's8') and not _of_bits(instruction):
             raise KeyError(instruction.parts)
         machine.products.append(instruction)
     elif what != 'fence':
@@ -319,8 +358,17 @@ def _warpgroup_product(machine, instruction, mask) -> None:
     """d = a * b (+ d): 64 rows a warpgroup, a in registers or shared memory, b in shared memory."""
     d, a, b, accumulate = instruction.operands[:4]
     columns, groups, lane = len(d) * 2, machine.threads // 128, np.arange(32)
+    if f'm64n{columns}k{256 if _of_bits(instruction) else 32}' not in instruction.parts:
+        raise KeyError(instruction.parts)
     right = _tile(machine, b, columns).transpose(0, 2, 1)
-    if isinstance(a, tuple):
+    if _of_bits(instruction):  # bytes to bits, in the same order on both sides
+        bits = np.zeros((groups * 4, 16, 32), np.uint8)
+        for i, register in enumerate(a):
+            k = (lane % 4)[:, None] * 4 + np.arange(4) + 16 * (i // 2)
+            bits[:, (lane // 4 + 8 * (i % 2))[:, None], k] = _lanes(machine, register, 'u8')
+        left = np.unpackbits(bits, axis=-1).astype(np.int64).reshape(groups, 64, 256)
+        right = np.unpackbits(right.astype(np.uint8), axis=1).astype(np.int64)
+    elif isinstance(a, tuple):
         left = np.zeros((groups * 4, 16, 32), np.int64)
         row, k = lane // 4, (lane % 4)[:, None] * 4 + np.arange(4)
         for i, register in enumerate(a):
@@ -335,6 +383,10 @@ def _warpgroup_product(machine, instruction, mask) -> None:
         row, column = lane // 4 + 8 * (i // 2 % 2), i // 4 * 8 + lane % 4 * 2 + i % 2
         before = np.where(keep, _lanes(machine, register, 's32')[..., 0].astype(np.int64), 0)
         machine.write(register, (total[:, row, column] + before).astype(np.int32).reshape(-1), mask)
+
+
+def _of_bits(instruction) -> bool:
+    return instruction.parts[-5:] == ('s32', 'b1', 'b1', 'and', 'popc')
 
 
 def _tile(machine, descriptor: str, rows: int) -> np.ndarray:

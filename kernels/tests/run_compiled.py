@@ -12,10 +12,11 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from plane_machine import launch, missing
 from ptx_machine import Machine, Memory
 from triton.runtime.jit import JITFunction
 
-from bfcn_kernels import Graph, fast, reference
+from bfcn_kernels import Graph, fast, ops, reference
 from bfcn_kernels.builder import Builder, random_image
 from bfcn_kernels.nets import resnet_bfcn, toy
 from bfcn_kernels.testing import random_graph
@@ -24,6 +25,7 @@ from bfcn_kernels.triton.bit_conv import PackedConv
 from bfcn_kernels.triton.codes import Map, form_of, from_codes, storage, to_codes
 from bfcn_kernels.triton.engine import _array
 from bfcn_kernels.triton.plan import Network, Plan
+from bfcn_kernels.triton.plane_conv import PlaneConv
 from bfcn_kernels.triton.resources import compiling
 
 CPU = torch.device('cpu')
@@ -73,18 +75,45 @@ def _parameter(kind: str, value) -> bytes:
     return int(value).to_bytes(8 if kind == 'i64' else 4, 'little', signed=True)
 
 
-def compare(graph: Graph, image: np.ndarray, sm: int, edit=lambda ptx: ptx) -> str:
+def compare(
+    graph: Graph, image: np.ndarray, sm: int, edit=lambda ptx: ptx, one_bit: bool = False
+) -> str:
     """'equal', or the first op whose value is not the oracle's."""
     expected = reference.run(graph, image, fast.bit_conv_accumulate)
     with emulated(sm, edit):
         network = Network(graph, CPU)
         network.wgmma = sm >= 90
+        network.planes = network._planes() if one_bit else {}
         plan = Plan(network, 1, *image.shape[:2], traced=True)
         for name, value in plan.trace(torch.from_numpy(image)[None]):
             got = _array(value)
             if got.shape != expected[name].shape or got.tobytes() != expected[name].tobytes():
                 return f'{name} differs'
     return 'equal'
+
+
+def compare_one_bit(sm: int) -> str:
+    """Some layers by plane_conv, the others by bit_conv, on the same maps."""
+    if why := missing():
+        return why
+    net, ran = Builder(0, (6, 7)), []
+    net.image_codes('pixels', zero_point=128)
+    net.conv('stem', [net.term('pixels', 64, 3, 8, 1, stride=2)], 2)
+    net.conv('three', [net.term('stem', 65, 3)], 2)
+    net.conv('eight', [net.term('three', 65, 3, 8)], 2)
+    net.conv('joined', [net.term('eight', 130), net.term('three', 130)], 2)
+    net.conv('residual', [net.term('joined', 130)], 2, ('joined',))
+    net.conv('scores', [net.term('residual', 5)], None)
+    net.add(ops.ArgMax('labels', 'scores'))
+
+    def call(self, sources, out, config):
+        ran.append(self.op.name)
+        launch(self, sources, out, sm)
+
+    with patch.object(PlaneConv, '__call__', call):
+        result = compare(net.graph(), random_image(11, 13), sm, one_bit=True)
+    served = ['three', 'joined', 'residual', 'scores']
+    return result if ran == served else f'plane_conv ran {ran}'
 
 
 def compare_tiles(sm: int) -> str:
@@ -163,6 +192,7 @@ CASES = {
         'equal',
     ),
     'r18': lambda sm: compare(resnet_bfcn(18, 1, 2, classes=5, width=8), random_image(33, 40), sm),
+    'one bit': compare_one_bit,
     'tiles': compare_tiles,
     'training': compare_training,
     'spoiled': lambda sm: compare(toy(), random_image(9, 9), sm, spoiled),

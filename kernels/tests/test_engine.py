@@ -63,10 +63,14 @@ def test_load_refuses_what_it_does_not_know(toy_file):
         bfcn_kernels.load(toy_file, engine='cuda')
     with pytest.raises(ValueError, match='threads must be an int from 1, got 0'):
         bfcn_kernels.load(toy_file, threads=0)
+    with pytest.raises(ValueError, match="one_bit=True is for engine='triton', got engine='numpy'"):
+        bfcn_kernels.load(toy_file, one_bit=True)
 
 
 def test_engines_are_imported_when_asked_for(toy_file, monkeypatch):
     module = ModuleType('bfcn_kernels.triton')
-    module.Engine = lambda path, threads: (path, threads)
+    module.Engine = lambda path, threads, **options: (path, threads, options)
     monkeypatch.setitem(sys.modules, 'bfcn_kernels.triton', module)
-    assert bfcn_kernels.load(toy_file, 'triton', threads=3) == (toy_file, 3)
+    assert bfcn_kernels.load(toy_file, 'triton', threads=3) == (toy_file, 3, {})
+    given = bfcn_kernels.load(toy_file, 'triton', one_bit=True)
+    assert given == (toy_file, 1, dict(one_bit=True))

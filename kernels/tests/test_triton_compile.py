@@ -85,6 +85,7 @@ def test_kernels_compile_exactly_and_without_spills(reports, sm):
         *('image_codes', 'bit_conv', 'max_pool', 'mean_pool'),
         *('resize_codes', 'resize_scores', 'argmax'),
         *('activation', 'activation_backward', 'weight', 'weight_backward'),
+        *('dorefa', 'dorefa_backward'),
     }
     for report in ours:
         assert report['wrong'] == [], report
@@ -105,7 +106,7 @@ def test_check_finds_what_is_wrong():
         'mma.sync.aligned.m16n8k32.row.col.satfinite.s32.s8.s8.s32 {%r1}; mul.rn.f32 %f1, %f2, %f3;'
     )
     assert check(compiled('bit_conv', good)) == []
-    assert check(compiled('bit_conv', 'mul.rn.f32')) == ['no int8 tensor-core instruction']
+    assert check(compiled('bit_conv', 'mul.rn.f32')) == ['no tensor-core instruction']
     for inexact in ('fma.rn.f32 %f1', 'mul.ftz.f32 %f1', 'div.full.f32 %f1'):
         assert len(check(compiled('resize_codes', inexact))) == 1
 
@@ -118,4 +119,9 @@ def test_interpreted_kernels_cannot_be_compiled():
 def test_the_table_tells_of_every_architecture():
     rows = list(csv.DictReader(TABLE.open()))
     assert {int(row['sm']) for row in rows} == set(resources.ARCHITECTURES)
-    assert all(row['tensor_core'] for row in rows if row['kernel'] == 'bit_conv')
+    kinds = {(row['kernel'], row['sm'], row['tensor_core']) for row in rows}
+    for sm, kind in (('80', 'mma'), ('90', 'wgmma')):
+        assert ('bit_conv', sm, kind) in kinds
+        assert ('plane_conv', sm, f'{kind} b1') in kinds
+    assert all(row['tensor_core'] for row in rows if row['kernel'].endswith('_conv'))
+    assert all(row['spills'] == '0' for row in rows)

@@ -13,6 +13,7 @@ import pytest
 import bfcn_kernels
 
 HERE = Path(__file__).parent
+FULL = os.environ.get('BFCN_FULL') == '1'
 CASES = ['toy', 'training']
 MORE = ['one pixel', 'random', 'r18', 'tiles']
 
@@ -26,8 +27,15 @@ def run(case: str, sm: int) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.parametrize('sm', [80, 90] if FULL else [90])
+def test_one_bit_tensor_cores_join_in(sm):
+    if (result := run('one bit', sm)).startswith('no nvcc'):
+        pytest.skip(result)
+    assert result == 'equal'
+
+
 @pytest.mark.parametrize('sm', [80, 90])
-@pytest.mark.parametrize('case', [*CASES, *(MORE if os.environ.get('BFCN_FULL') == '1' else [])])
+@pytest.mark.parametrize('case', [*CASES, *(MORE if FULL else [])])
 def test_compiled_code_gives_the_oracles_numbers(case, sm):
     assert run(case, sm) == 'equal'
 

@@ -2,27 +2,29 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import triton.language as tl
-from triton._C.libtriton import ir
 from triton.runtime import interpreter
 
 pytest.importorskip('mmseg')
 
 from bfcn_kernels.triton import fake_quant as kernels
-from bfcn_mm.quantizers import ActivationQuantizer, LSQWeight, fake_quant, fused
+from bfcn_mm.quantizers import ActivationQuantizer, DoReFaWeight, LSQWeight, fake_quant, fused
 from bfcn_mm.quantizers.grids import bipolar, twos_complement
 
 
 @pytest.fixture(autouse=True)
 def round_to_nearest(monkeypatch):
-    """The interpreter cuts float32 off to bfloat16; GPUs round to nearest even (cvt.rn), as torch."""
+    """The interpreter cuts float32 off to bfloat16, and rounds without a carry into the exponent where it
+    is asked to round; GPUs round to nearest even (cvt.rn), as torch."""
     builder, cast = interpreter.InterpreterBuilder, interpreter.InterpreterBuilder.cast_impl
 
     def create_fp_trunc(self, source, type_):
         if (source.dtype.scalar, type_.scalar) == (tl.float32, tl.bfloat16):
-            return self.create_fp_to_fp(source, type_, ir.ROUNDING_MODE.RTNE)
+            rounded = torch.from_numpy(np.asarray(source.data)).bfloat16().view(torch.uint16)
+            return interpreter.TensorHandle(rounded.numpy(), tl.bfloat16)
         return cast(self, source, type_)
 
     monkeypatch.setattr(builder, 'create_fp_trunc', create_fp_trunc)
@@ -81,6 +83,29 @@ def test_weight(dtype, grid, axis):
     assert_same(got, gradients(fake_quant._QuantizeWeight.apply, w, step, grad, grid, 0.5))
 
 
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('bits', [1, 2, 3, 8])
+@pytest.mark.parametrize('per_channel', [True, False])
+def test_dorefa(dtype, bits, per_channel, monkeypatch):
+    """The quantizer with and without the kernels, in two orders of memory: a mean depends on it."""
+    w, grad = sample((5, 6, 3, 3), 0.3, dtype, bits)
+    quantizer = DoReFaWeight(bits, w.shape, 0, per_channel)
+    for order in (torch.contiguous_format, torch.channels_last):
+        results = []
+        for devices in (set(), {'cpu'}):
+            monkeypatch.setattr(fused, 'DEVICES', devices)
+            monkeypatch.setattr(fused, '_loaded', {})
+            x = w.clone(memory_format=order).requires_grad_()
+            y = quantizer(x)
+            y.backward(grad)
+            results.append((y.detach(), x.grad))
+        (expected, slope), got = results
+        torch.testing.assert_close(got[0], expected, rtol=0, atol=0)
+        loose = dict(rtol=0, atol=0) if bits == 1 else dict(rtol=torch.finfo(dtype).eps, atol=1e-6)
+        torch.testing.assert_close(got[1], slope, **loose)
+        assert got[0].unique().numel() > 1
+
+
 @pytest.mark.parametrize('shape', [(1,), (3, 1), (1, 1, 1, 1), (2, 65, 1, 63)])
 def test_odd_shapes(shape):
     step = torch.tensor(0.5)
@@ -134,6 +159,9 @@ def test_operators_keep_the_rules_of_torch_library():
     torch.library.opcheck(kernels._activation, (x, step, None, 2, 1.0))
     torch.library.opcheck(kernels._activation, (x, step, torch.tensor(1.0), 2, 1.0))
     torch.library.opcheck(kernels._weight, (x, step.reshape(1, 1), 2, 2, 3, 1.0))
+    scale = torch.tensor([[0.3]])
+    torch.library.opcheck(kernels._dorefa, (x, torch.tanh(x.detach()), scale, 2))
+    torch.library.opcheck(kernels._dorefa, (x, x.detach().clone(), scale, 1))
 
 
 @pytest.fixture
@@ -215,6 +243,8 @@ def test_bad_tensors_are_named():
         kernels.quantize_activation(x.long(), step, None, 2, 1.0)
     with pytest.raises(ValueError, match='step must be on cpu, as the input is, got meta'):
         kernels.quantize_activation(x, step.to('meta'), None, 2, 1.0)
+    with pytest.raises(ValueError, match=r't must be float32, got torch\.bfloat16'):
+        kernels.quantize_dorefa(x.bfloat16(), x.bfloat16(), step, 2)
     with pytest.raises(ValueError, match=r'zero_point must be float32, got torch\.int32'):
         kernels.quantize_activation(x, step, torch.tensor(1, dtype=torch.int32), 2, 1.0)
     with pytest.raises(

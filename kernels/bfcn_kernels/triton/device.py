@@ -7,6 +7,7 @@ from contextlib import nullcontext
 INTERPRETED = os.environ.get('TRITON_INTERPRET', '0').lower() in ('1', 'true', 'on', 'yes', 'y')
 OLDEST_TRITON = (3, 4)  # tuples of tuples as kernel arguments
 OLDEST_GPU = (8, 0)  # int8 tensor cores with 32 k a step
+AFTER_ONE_BIT = (10, 0)  # from here on the compiler emulates one-bit products with int8 ones
 
 
 def check_triton() -> None:
@@ -50,6 +51,25 @@ def pick_device(device=None):
         )
     index = torch.cuda.current_device() if device.index is None else device.index
     return torch.device('cuda', index)
+
+
+def check_one_bit(device):
+    """Raise RuntimeError unless the device has one-bit tensor cores, and NVRTC is there to use them."""
+    import torch
+
+    from bfcn_kernels.triton import nvrtc
+
+    if device.type != 'cuda':
+        raise RuntimeError(
+            'one_bit=True needs an NVIDIA GPU, and the interpreter runs without: leave it off'
+        )
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= AFTER_ONE_BIT:
+        raise RuntimeError(
+            'one_bit=True needs one-bit tensor cores, which compute capability 8.0 to 9.0 has, '
+            f'{torch.cuda.get_device_name(device)} has {".".join(map(str, capability))}: leave it off'
+        )
+    nvrtc.library()
 
 
 def current(device):

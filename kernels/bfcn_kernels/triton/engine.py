@@ -10,7 +10,7 @@ import torch
 
 from bfcn_kernels import Graph, Model, read, reference
 from bfcn_kernels.triton.codes import Map, to_codes
-from bfcn_kernels.triton.device import pick_device
+from bfcn_kernels.triton.device import check_one_bit, pick_device
 from bfcn_kernels.triton.plan import Network, Plan
 
 _PLANS_KEPT = 4  # one per batch and image size
@@ -21,7 +21,8 @@ class Engine:
 
     Plans are made per batch and image size and the latest few are kept: an arena for all maps and, on a
     GPU, a CUDA graph of the whole network; `profile` then tells of each step run by itself.
-    threads is accepted as by every engine, and has no effect.
+    threads is accepted as by every engine, and has no effect. one_bit: layers that plane_conv serves run
+    on one-bit tensor cores, compiled by NVRTC; `one_bit_layers` names them.
     Raises RuntimeError without a GPU (see docs/gpu.md), FileError or GraphError for a bad file.
     """
 
@@ -30,12 +31,15 @@ class Engine:
         model: str | Path | Model | Graph,
         threads: int = 1,
         device: str | torch.device | None = None,
+        one_bit: bool = False,
     ):
         self.device = pick_device(device)
+        if one_bit:
+            check_one_bit(self.device)
         if isinstance(model, str | Path):
             model = read(model)
         self.graph = model if isinstance(model, Graph) else model.graph
-        self.network = Network(self.graph, self.device)
+        self.network = Network(self.graph, self.device, one_bit)
         self._plans: dict[tuple, Plan] = {}
         self._latest: Plan | None = None
 
@@ -67,13 +71,18 @@ class Engine:
         return {name: _tensor(value) for name, value in plan.trace(images) if name in keep}
 
     @property
+    def one_bit_layers(self) -> list[str]:
+        """Names of the layers that run on one-bit tensor cores."""
+        return list(self.network.planes)
+
+    @property
     def logits(self) -> np.ndarray | None:
         """float32 (h, w, classes) of the latest call's first image."""
         return self._latest and _array(self._latest.maps[self.graph.logits])
 
     @property
     def profile(self) -> list[tuple[str, str, float]]:
-        """(op's name, 'bit_conv' etc., seconds) of the latest call's plan."""
+        """(op's name, 'bit_conv', 'plane_conv' etc., seconds) of the latest call's plan."""
         return self._latest.profile if self._latest else []
 
     @property

@@ -1,7 +1,8 @@
 """Fake quantization for training, each pass one kernel: the formulas of bfcn_mm.quantizers.fake_quant.
 
 All arithmetic is float32, each operation rounded by itself, so values and gradients of inputs are those
-of the formulas in torch ops, bit for bit; the gradient of a step is a sum and differs in its order.
+of the formulas in torch ops, bit for bit; the gradient of a step is a sum and differs in its order,
+and that of a tanh may be off by one rounding where torch fuses it.
 Operators of torch.library: torch.compile keeps them in its graph.
 """
 
@@ -43,6 +44,17 @@ def quantize_weight(
     """
     _check(w, step=step)
     return _weight(_dense(w, step), step, bits, k, z, grad_scale)
+
+
+def quantize_dorefa(w: Tensor, t: Tensor, step: Tensor, bits: int) -> Tensor:
+    """Round t / T to 2**bits levels from -1 to 1, times T = step * (2**bits - 1); 1 bit: sign(t) * step.
+
+    dy/dw = 1 - t * t, 1 at 1 bit; none through step.  DoReFa-Net (Zhou et al., 2016), eq. 7 and 9.
+    t: tanh(w), w itself at 1 bit, float32; step: float32, one number, or one for each index of an axis.
+    """
+    _check(w, t=t, step=step)
+    w = _dense(w, step)
+    return _dorefa(w, _laid_out(t, w), step, bits)
 
 
 @torch.library.custom_op('bfcn::quantize_activation', mutates_args=())
@@ -103,6 +115,28 @@ def _weight_backward(
             Z=z, BLOCK=block, num_warps=WARPS if block == BLOCK else 4, **EXACT,
         )  # fmt: skip
     return grad_w, parts.sum(1).reshape(step.shape)
+
+
+@torch.library.custom_op('bfcn::quantize_dorefa', mutates_args=())
+def _dorefa(w: Tensor, t: Tensor, step: Tensor, bits: int) -> Tensor:
+    y = torch.empty_like(w)
+    channels, inner = _channels(w, step)
+    with torch.cuda.device_of(w):
+        dorefa_kernel[_blocks(w)](
+            y, t, step, w.numel(), channels, inner, BITS=bits, BLOCK=BLOCK, num_warps=WARPS, **EXACT
+        )
+    return y
+
+
+@torch.library.custom_op('bfcn::quantize_dorefa_backward', mutates_args=())
+def _dorefa_backward(grad: Tensor, t: Tensor) -> Tensor:
+    """grad * (1 - t * t)"""
+    grad_w = torch.empty_like(t, dtype=grad.dtype)
+    with torch.cuda.device_of(t):
+        dorefa_backward_kernel[_blocks(t)](
+            grad_w, _laid_out(grad, t), t, t.numel(), BLOCK=BLOCK, num_warps=WARPS, **EXACT
+        )
+    return grad_w
 
 
 @triton.jit
@@ -188,6 +222,34 @@ def weight_backward_kernel(
 
 
 @triton.jit
+def dorefa_kernel(
+    y_ptr, t_ptr, step_ptr, count, channels, inner, BITS: tl.constexpr, BLOCK: tl.constexpr
+):
+    """y = (2 * b - z) * step[channel], z = 2**BITS - 1"""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = i < count
+    step = tl.load(step_ptr + i // inner % channels, mask=mask, other=1.0)
+    t = tl.load(t_ptr + i, mask=mask, other=0.0)
+    if BITS == 1:
+        b = (t >= 0).to(tl.float32)
+    else:
+        unit = tl.div_rn(t, step * 2 * ((1 << BITS) - 1.0)) + 0.5
+        b = tl.floor(unit * ((1 << BITS) - 1.0) + 0.5)
+    y = (b * 2 - ((1 << BITS) - 1.0)) * step
+    tl.store(y_ptr + i, y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def dorefa_backward_kernel(grad_w_ptr, grad_ptr, t_ptr, count, BLOCK: tl.constexpr):
+    """grad_w = grad * (1 - t * t)"""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = i < count
+    grad = tl.load(grad_ptr + i, mask=mask, other=0.0).to(tl.float32)
+    t = tl.load(t_ptr + i, mask=mask, other=0.0)
+    tl.store(grad_w_ptr + i, (grad * (1.0 - t * t)).to(grad_w_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
 def weight_integers(u, BITS: tl.constexpr, FORM: tl.constexpr, Z: tl.constexpr):
     """v = FORM * b - Z of u = w / step, float32."""
     b = tl.floor(clamp(tl.div_rn(u + Z, FORM * 1.0) + 0.5, 0.0, (1 << BITS) - 0.5))
@@ -223,8 +285,19 @@ def _weight_gradient(ctx, grad: Tensor):
     return grad_w, grad_step * ctx.grad_scale, None, None, None, None
 
 
+def _dorefa_setup(ctx, inputs, output) -> None:
+    _, t, _, bits = inputs
+    ctx.save_for_backward(None if bits == 1 else t)
+
+
+def _dorefa_gradient(ctx, grad: Tensor):
+    (t,) = ctx.saved_tensors
+    return grad if t is None else _dorefa_backward(grad, t), None, None, None
+
+
 _activation.register_autograd(_activation_gradient, setup_context=_activation_setup)
 _weight.register_autograd(_weight_gradient, setup_context=_weight_setup)
+_dorefa.register_autograd(_dorefa_gradient, setup_context=_dorefa_setup)
 
 
 @_activation.register_fake
@@ -245,6 +318,16 @@ def _(w, step, bits, k, z, grad_scale):
 @_weight_backward.register_fake
 def _(grad, w, step, bits, k, z):
     return torch.empty_like(w, dtype=grad.dtype), torch.empty_like(step)
+
+
+@_dorefa.register_fake
+def _(w, t, step, bits):
+    return torch.empty_like(w)
+
+
+@_dorefa_backward.register_fake
+def _(grad, t):
+    return torch.empty_like(t, dtype=grad.dtype)
 
 
 def _check(x: Tensor, **others: Tensor | None) -> None:

@@ -23,6 +23,7 @@ from bfcn_kernels.triton.image_codes import ImageCodes
 from bfcn_kernels.triton.mask import Mask
 from bfcn_kernels.triton.max_pool import MaxPool
 from bfcn_kernels.triton.mean_pool import MeanPool
+from bfcn_kernels.triton.plane_conv import PlaneConv, serves
 from bfcn_kernels.triton.resize import Resize
 from bfcn_kernels.triton.table import Table
 from bfcn_kernels.values import GraphError
@@ -67,7 +68,8 @@ class Step:
 class Network:
     """A graph's kernels with their parameters on the device, shared by all plans."""
 
-    def __init__(self, graph: Graph, device: torch.device):
+    def __init__(self, graph: Graph, device: torch.device, one_bit: bool = False):
+        """one_bit: by plane_conv what it serves; `planes` has those layers."""
         self.graph, self.device = graph, device
         self.values, self.tuned = graph.validate(), tuning.Tuned(device)
         self.wgmma = device.type == 'cuda' and torch.cuda.get_device_capability(device)[0] >= 9
@@ -75,9 +77,18 @@ class Network:
             op.name: KERNELS[type(op)](op, device) for op in graph.ops if type(op) in KERNELS
         }
         self._packed: dict[tuple, PackedConv] = {}
+        self.planes = self._planes() if one_bit else {}
         for op in graph.ops:  # what cannot run is refused now, not at the first image
-            if isinstance(op, BitConv):
+            if isinstance(op, BitConv) and op.name not in self.planes:
                 self.conv(op, tuning.default(op, self.forms(op), 1, self.wgmma))
+
+    def _planes(self) -> dict[str, PlaneConv]:
+        """By name, the layers that one-bit tensor cores run."""
+        return {
+            op.name: PlaneConv(op, self.forms(op), self.device, self.wgmma)
+            for op in self.graph.ops
+            if isinstance(op, BitConv) and serves(op, self.forms(op))
+        }
 
     def conv(self, op: BitConv, config: Config) -> PackedConv:
         """A bit_conv with its weights packed for a configuration."""
@@ -155,7 +166,8 @@ class Plan:
         """Run on uint8 (batch, h, w, 3), on any device."""
         self.maps['image'].data.copy_(images.reshape(-1, 3))
         if self._captured is not None:
-            self._captured.replay()
+            with current(self.device):
+                self._captured.replay()
             return
         self._profile = []
         for _ in self._launches():
@@ -183,7 +195,7 @@ class Plan:
         out = self.maps[step.op.name]
         with current(self.device):
             if isinstance(step.op, BitConv):
-                self._convs[step.op.name](sources, out, self.configs[step.op.name])
+                self._convs[step.op.name](sources, out, self.configs.get(step.op.name))
             else:
                 step.kernel(sources, out, *extra)
 
@@ -234,7 +246,7 @@ class Plan:
         """A configuration for every bit_conv, from the table, by measuring or by the rule."""
         tried = {}
         for step in self.schedule:
-            if isinstance(step.op, BitConv):
+            if isinstance(step.op, BitConv) and step.op.name not in self.network.planes:
                 key = step.op, self.network.forms(step.op), self.maps[step.op.name].pixels
                 tried[step.op.name] = step, key, self._to_try(key)
         if self.device.type == 'cuda':
@@ -251,6 +263,7 @@ class Plan:
                 self.network.tuned.put(*key, configs[0])
             self.configs[name] = configs[0]
         self._convs = {name: self._conv(step.op) for name, (step, *_) in tried.items()}
+        self._convs |= self.network.planes
         self.network.forget(self.configs)
 
     def _to_try(self, key: tuple) -> list[Config]:
@@ -270,20 +283,24 @@ class Plan:
 
     @property
     def profile(self) -> list[tuple[str, str, float]]:
-        """(op's name, 'bit_conv' etc., seconds): of the latest run, or on a GPU of each step by itself,
-        timed when first asked for."""
+        """(op's name, 'bit_conv', 'plane_conv' etc., seconds): of the latest run, or on a GPU of each
+        step by itself, timed when first asked for."""
         if self._captured is not None and not self._profile:
-            for index in range(len(self.schedule)):  # in order: each finds its sources as in a run
-                self._note(index, _seconds(self._graph([index] * _REPEATS)) / _REPEATS)
+            with current(self.device):
+                for index in range(
+                    len(self.schedule)
+                ):  # in order: each finds its sources as in a run
+                    self._note(index, _seconds(self._graph([index] * _REPEATS)) / _REPEATS)
         return self._profile
 
     def _note(self, index: int, seconds: float) -> None:
         op = self.schedule[index].op
-        self._profile.append((op.name, ops.op_name(op), seconds))
+        kind = 'plane_conv' if op.name in self.network.planes else ops.op_name(op)
+        self._profile.append((op.name, kind, seconds))
 
     def _graph(self, steps: Iterable[int]) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=torch.cuda.Stream(self.device)):
             for index in steps:
                 self.launch(index)
         return graph

@@ -3,8 +3,8 @@
     python -m bfcn_kernels.triton.resources docs/gpu_resources.csv    (make gpu-compile)
 
 Kernels go through the launcher that a GPU would use, up to the launch itself: the same specialization of
-arguments, the same options. `check` then reads the PTX: int8 tensor cores in every bit_conv, and no
-float32 operation that fuses, flushes denormals or divides approximately.
+arguments, the same options. `check` then reads the PTX: tensor cores in every convolution, and no
+float32 operation that fuses, flushes denormals or divides approximately. plane_conv goes through NVRTC.
 """
 
 import argparse
@@ -29,13 +29,15 @@ from triton.runtime.jit import JITFunction
 from bfcn_kernels.conv import BitConv
 from bfcn_kernels.graph import Graph
 from bfcn_kernels.nets import resnet_bfcn, toy
-from bfcn_kernels.triton import fake_quant, tuning
+from bfcn_kernels.triton import fake_quant, plane_conv, tuning
+from bfcn_kernels.triton.codes import form_of
 from bfcn_kernels.triton.device import INTERPRETED
 from bfcn_kernels.triton.plan import Network, Plan
 
 ARCHITECTURES = (80, 90)
 TENSOR_CORE = re.compile(
     r'mma\.sync\.aligned\.m16n8k32[.\w]*\.s32\.s8\.s8|wgmma\.mma_async[.\w]*\.s32\.s8\.s8'
+    r'|(?:mma\.sync\.aligned\.m16n8k256|wgmma\.mma_async)[.\w]*\.b1\.b1[.\w]*\.and\.popc'
 )
 INEXACT = re.compile(r'\bfma\.\w+\.f32|\.ftz\b|div\.(?:full|approx)\.f32|rcp\.approx')
 BINARIES = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin'
@@ -99,9 +101,31 @@ def compile_training(sm: int) -> Iterator[Compiled]:
             fake_quant.quantize_activation(x, step, zero_point, 4, 1.0).backward(x.detach())
             fake_quant.quantize_weight(x, steps, 1, 2, 1, 1.0).backward(x.detach())
             fake_quant.quantize_weight(x, steps, 4, 1, 8, 1.0).backward(x.detach())
+            t = torch.zeros(x.shape)
+            fake_quant.quantize_dorefa(x, t, steps.detach(), 1).backward(x.detach())
+            fake_quant.quantize_dorefa(x, t, steps.detach(), 2).backward(x.detach())
             for name, product in products:
                 yield Compiled(name, str(dtype).removeprefix('torch.'), '', product)
             products.clear()
+
+
+def compile_planes(graph: Graph, sm: int) -> Iterator[Compiled]:
+    """Every distinct plane_conv that one_bit=True would use."""
+    values, seen = graph.validate(), []
+    for op in (op for op in graph.ops if isinstance(op, BitConv)):
+        sources = [form_of(values[term.source]) for term in op.terms]
+        given = plane_conv.serves(op, sources) and plane_conv.constants(op, sources[0], sm >= 90)
+        if not given or given in seen:
+            continue
+        seen.append(given)
+        cubin, ptx = plane_conv.compile_plane_conv(given, sm)
+        metadata = SimpleNamespace(
+            target=GPUTarget('cuda', sm, 32), num_warps=plane_conv.THREADS // 32,
+            num_stages=plane_conv.STAGES, shared=0,
+        )  # fmt: skip
+        product = SimpleNamespace(asm=dict(ptx=ptx, cubin=cubin), metadata=metadata)
+        tile = '{}x{}x256'.format(*plane_conv.tile(given))
+        yield Compiled('plane_conv', op.name, tile, product)
 
 
 def _launches(plan: Plan, index: int, every_configuration: bool) -> Iterator[tuple[str, object]]:
@@ -155,30 +179,31 @@ class _NoDriver:
 def check(compiled: Compiled) -> list[str]:
     """What is wrong with a kernel's PTX; nothing if it keeps the contract."""
     ptx, wrong = compiled.product.asm['ptx'], []
-    if compiled.kernel == 'bit_conv' and not TENSOR_CORE.search(ptx):
-        wrong.append('no int8 tensor-core instruction')
+    if compiled.kernel in ('bit_conv', 'plane_conv') and not TENSOR_CORE.search(ptx):
+        wrong.append('no tensor-core instruction')
     if found := INEXACT.search(ptx):
         wrong.append(f'{found.group()!r} is not exact')
     return wrong
 
 
 def report(compiled: Compiled) -> Report:
-    """Registers, spills and shared memory, by ptxas."""
+    """Registers, spills and shared memory: of the machine code, and what a launch adds."""
     product = compiled.product
     sm, ptx = product.metadata.target.arch, product.asm['ptx']
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, 'kernel.ptx')
-        source.write_text(ptx)
-        name = f'sm_{sm}a' if sm >= 90 else f'sm_{sm}'
-        command = [BINARIES / 'ptxas', '-v', f'--gpu-name={name}', '--fmad=false', source]
-        command += ['-o', Path(folder, 'kernel.cubin')]
-        log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    spills = sum(map(int, re.findall(r'(\d+) bytes spill', log)))
+    with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
+        file.write(product.asm['cubin'])
+        file.flush()
+        command = [BINARIES / 'cuobjdump', '-res-usage', file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    registers, stack, shared = (
+        int(re.search(rf'\b{name}:(\d+)', usage).group(1)) for name in ('REG', 'STACK', 'SHARED')
+    )
     tensor_core = TENSOR_CORE.search(ptx)
+    kind = tensor_core.group().split('.')[0] if tensor_core else ''
     return Report(
         compiled.kernel, compiled.layer, sm, compiled.tile, product.metadata.num_warps,
-        product.metadata.num_stages, int(re.search(r'Used (\d+) registers', log).group(1)), spills,
-        product.metadata.shared, tensor_core.group().split('.')[0] if tensor_core else '',
+        product.metadata.num_stages, registers, stack,
+        product.metadata.shared + shared, f'{kind} b1' if compiled.kernel == 'plane_conv' else kind,
     )  # fmt: skip
 
 
@@ -192,11 +217,14 @@ def main() -> None:
     parser.add_argument('--fast', action='store_true', help="only the rule's choice for each layer")
     args = parser.parse_args()
     network, wrong, rows = resnet_bfcn(args.depth, *args.bits), [], []
+    planes = [resnet_bfcn(18, *bits, width=64) for bits in ((1, 1), (2, 2), (2, 4))]
+    planes.insert(0, network)
     for sm in args.sm:
         for compiled in chain(
             compile_training(sm),
             compile_graph(toy(), (24, 36), sm),  # every op
             compile_graph(network, tuple(args.size), sm, not args.fast),
+            chain.from_iterable(compile_planes(graph, sm) for graph in planes),
         ):
             rows.append(report(compiled))
             wrong += [f'{rows[-1]}: {what}' for what in check(compiled)]
