@@ -32,7 +32,7 @@ static unsigned lut_byte(const struct lane *lane) {
 }
 
 static void pack_lut(const struct conv_term *t, const struct lane *lane, const uint8_t *codes) {
-  const unsigned width = t->kernel->form == FORM_LUT6 ? 6 : 4, channels = t->from.channels;
+  const unsigned width = step_of(t->kernel->form).channels, channels = t->from.channels;
   const size_t taps = t->rows * t->columns;
   for (unsigned plane = 0; plane < t->planes; plane++)
     for (size_t tap = 0; tap < taps; tap++)
@@ -163,7 +163,8 @@ int pack_weights(struct conv_term *t, unsigned outputs, unsigned padded) {
     if (t->offset) t->offset[output] = zero_point_offset(t, codes);
   }
   free(codes);
-  if (fine && (t->kernel->form == FORM_LUT6 || t->kernel->form == FORM_LUT4))
+  const enum form form = t->kernel->form;
+  if (fine && (form == FORM_LUT6 || form == FORM_LUT5 || form == FORM_LUT4))
     t->run = longest_run(t, padded);
   return fine;
 }

@@ -68,6 +68,52 @@ static void expand_lut4(const struct expand *e) {
     }
 }
 
+#if defined(__aarch64__)
+/* 8 fields of 5 bits are 5 bytes: bytes from the i-th five on, of which none is past the end. */
+static inline uint8x8_t fives(const uint8_t *plane, unsigned i, unsigned bytes) {
+  const unsigned at = 5 * i + 8 < bytes ? 5 * i : bytes - 8;
+  uint64_t eight;
+  memcpy(&eight, plane + at, 8);
+  return vcreate_u8(eight >> 8 * (5 * i - at));
+}
+
+/* u16 offsets of tables (field * 32), field = 5 bits of the low plane, 5 of the high. */
+static inline uint16x8_t lut5_offsets(const uint8_t *low, const uint8_t *high, unsigned i,
+                                      unsigned bytes) {
+  static const uint8_t lanes[16] = {0, 1, 0, 1, 1, 2, 1, 2, 2, 3, 3, 4, 3, 4, 4, 5};
+  static const int16_t shifts[8] = {5, 0, 3, -2, 1, 4, -1, 2};
+  const uint8x16_t both = vld1q_u8(lanes);
+  const int16x8_t shift = vld1q_s16(shifts);
+  const uint8x16_t v0 = vqtbl1q_u8(vcombine_u8(fives(low, i, bytes), vdup_n_u8(0)), both);
+  const uint16x8_t field = vshlq_u16(vreinterpretq_u16_u8(v0), shift);
+  if (!high) return vandq_u16(field, vdupq_n_u16(31 << 5));
+  const uint8x16_t v1 = vqtbl1q_u8(vcombine_u8(fives(high, i, bytes), vdup_n_u8(0)), both);
+  const uint16x8_t upper =
+      vshlq_u16(vreinterpretq_u16_u8(v1), vaddq_s16(shift, vdupq_n_s16(5)));
+  return vorrq_u16(vandq_u16(field, vdupq_n_u16(31 << 5)), vandq_u16(upper, vdupq_n_u16(31 << 10)));
+}
+
+static void expand_lut5(const struct expand *e) {
+  const size_t steps = (e->channels + 4) / 5;
+  const unsigned bytes = 8 * e->words;
+  uint16_t *out = e->out;
+  const uint8_t *codes = (const uint8_t *)e->codes;
+  for (size_t p = 0; p < e->pixels; p++, codes += e->planes * bytes)
+    for (unsigned b = 0; b < e->planes; b += e->pass_planes, out += steps) {
+      const uint8_t *low = codes + b * bytes;
+      const uint8_t *high = e->pass_planes == 2 && b + 1 < e->planes ? low + bytes : NULL;
+      unsigned i = 0;
+      for (; 8 * (i + 1ul) <= steps; i++)
+        vst1q_u16(out + 8 * i, lut5_offsets(low, high, i, bytes));
+      if (8ul * i < steps) {
+        uint16_t offsets[8];
+        vst1q_u16(offsets, lut5_offsets(low, high, i, bytes));
+        memcpy(out + 8 * i, offsets, 2 * (steps - 8 * i));
+      }
+    }
+}
+#endif
+
 /* 16 bytes of ones where the bits of two bytes are set. */
 static inline uint8x16_t spread(const uint8_t *bits) {
   const uint8x16_t both = vcombine_u8(vld1_dup_u8(bits), vld1_dup_u8(bits + 1));
@@ -374,8 +420,10 @@ static void epilogue_threshold(const struct epilogue *e) {
 const struct backend bfcn_backend_neon = {.name = "neon", .wide_zero = 128, NEON_BACKEND};
 /* Beyond NEON, only matrix kernels differ. */
 #if defined(__aarch64__)
-const struct backend bfcn_backend_dotprod = {.name = "dotprod", .wide_zero = 128, NEON_BACKEND};
-const struct backend bfcn_backend_i8mm = {.name = "i8mm", NEON_BACKEND};
+const struct backend bfcn_backend_dotprod = {
+    .name = "dotprod", .wide_zero = 128, NEON_BACKEND, .expand[FORM_LUT5] = expand_lut5};
+const struct backend bfcn_backend_i8mm = {
+    .name = "i8mm", NEON_BACKEND, .expand[FORM_LUT5] = expand_lut5};
 #endif
 
 #endif
