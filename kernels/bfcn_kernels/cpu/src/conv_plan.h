@@ -32,6 +32,7 @@ struct conv_term {
   unsigned passes, planes;       /* of activations; of weights */
   size_t rows, columns, steps;
   size_t run;                    /* of steps between two widenings, for lookups */
+  int pairs_fit;                 /* of steps' products in 16 bits */
   size_t pixel_bytes, row_bytes; /* expanded; row_bytes with padding pixels and slack */
   size_t pass_bytes;             /* from one pass's part of a pixel to the next's */
   uint8_t *weights;

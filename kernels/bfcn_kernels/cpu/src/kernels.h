@@ -51,6 +51,7 @@ struct gemm {
   unsigned shift;    /* sum << shift is written */
   int accumulate;    /* added to what `sums` holds, or replacing it */
   int wide;          /* FORM_INT8: activations of 8 bits, which pass int8 */
+  int pairs_fit;     /* FORM_INT8: the sum of steps 2i and 2i + 1 of a channel fits 16 bits */
   void *sums;        /* uint16 or int32, pixel p at sums + p * sum_stride */
   size_t sum_stride; /* in elements */
 };

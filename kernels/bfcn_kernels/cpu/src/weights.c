@@ -150,6 +150,18 @@ static size_t longest_run(const struct conv_term *t, unsigned padded) {
   }
 }
 
+/* -128 * -128 twice is all that passes int16, for codes of 8 bits less 128. */
+static int pairs_fit(const struct conv_term *t, unsigned padded) {
+  const size_t step_bytes = 4ul * t->kernel->lanes, tap_bytes = t->steps * step_bytes;
+  const uint8_t *const end = t->weights + padded / t->kernel->lanes * t->block_bytes;
+  if (t->from.bits < 8) return 1;
+  for (const uint8_t *tap = t->weights; tap < end; tap += tap_bytes)
+    for (size_t step = 0; step + 1 < t->steps; step += 2)
+      for (size_t i = step * step_bytes; i < (step + 1) * step_bytes; i++)
+        if (tap[i] == 128 && tap[i + step_bytes] == 128) return 0;
+  return 1;
+}
+
 int pack_weights(struct conv_term *t, unsigned outputs, unsigned padded) {
   const size_t bytes = t->block_bytes * (padded / t->kernel->lanes);
   uint8_t *codes = malloc(t->term->length);
@@ -166,5 +178,6 @@ int pack_weights(struct conv_term *t, unsigned outputs, unsigned padded) {
   const enum form form = t->kernel->form;
   if (fine && (form == FORM_LUT6 || form == FORM_LUT5 || form == FORM_LUT4))
     t->run = longest_run(t, padded);
+  if (fine && form == FORM_INT8) t->pairs_fit = pairs_fit(t, padded);
   return fine;
 }

@@ -312,22 +312,18 @@ static void epilogue(const struct epilogue *e) {
         (e->bits ? store_bytes : store_scores)(e, p, c);
 }
 
-/* The threshold of step j for each lane's residual code; t is [codes][steps][32]. */
-static inline int16x8_t threshold_of(const int16_t *t, const int codes, const int steps, int j,
+/* The threshold of step j for each lane's residual code, of t[codes][steps]. */
+static inline int16x8_t threshold_of(const int16x8_t *t, const int codes, const int steps, int j,
                                      uint16x8_t r0, uint16x8_t r1) {
-  int16x8_t chosen = vld1q_s16(t + j * 32);
-  if (codes > 1) chosen = vbslq_s16(r0, vld1q_s16(t + (steps + j) * 32), chosen);
-  if (codes > 2) {
-    const int16x8_t high =
-        vbslq_s16(r0, vld1q_s16(t + (3 * steps + j) * 32), vld1q_s16(t + (2 * steps + j) * 32));
-    chosen = vbslq_s16(r1, high, chosen);
-  }
+  int16x8_t chosen = t[j];
+  if (codes > 1) chosen = vbslq_s16(r0, t[steps + j], chosen);
+  if (codes > 2) chosen = vbslq_s16(r1, vbslq_s16(r0, t[3 * steps + j], t[2 * steps + j]), chosen);
   return chosen;
 }
 
 /* Codes of 8 channels, as 16-bit lanes: the number of thresholds that acc does not exceed, counted
  * down from `steps`, or up where the channel falls. */
-static inline uint16x8_t not_exceeded(int16x8_t acc, const int16_t *t, const int codes,
+static inline uint16x8_t not_exceeded(int16x8_t acc, const int16x8_t *t, const int codes,
                                       const int steps, uint16x8_t r0, uint16x8_t r1) {
   uint16x8_t count = vcgeq_s16(threshold_of(t, codes, steps, 0, r0, r1), acc);
   UNROLLED
@@ -336,54 +332,75 @@ static inline uint16x8_t not_exceeded(int16x8_t acc, const int16_t *t, const int
   return count; /* -number */
 }
 
-/* 8 lanes of ones where a byte's bits are set. */
+/* 8 lanes of ones where a byte's bits are set; the byte after it is read as well. */
 static inline uint16x8_t spread_wide(const uint8_t *bits) {
-  const uint8x8_t mask = vtst_u8(vld1_dup_u8(bits), vld1_u8(bit_of_lane));
-  return vreinterpretq_u16_s16(vmovl_s8(vreinterpret_s8_u8(mask)));
+  static const uint16_t lanes[8] = {1, 2, 4, 8, 16, 32, 64, 128};
+  uint16_t two;
+  memcpy(&two, bits, 2);
+  return vtstq_u16(vld1q_dup_u16(&two), vld1q_u16(lanes));
 }
 
-/* 64 channels of every pixel, 8 at a time: their thresholds are read again for each pixel, since
- * ARMv7 has no registers for them. With m the thresholds not exceeded, the code is steps - m,
- * which is m ^ steps, or m where the channel falls. */
+enum { SPAN = 16 }; /* pixels whose codes wait as bytes */
+
+/* 8 channels of `count` pixels: minus the number of thresholds not exceeded, as bytes. */
+TILE count_8(const struct epilogue *e, unsigned c, size_t first, size_t count, const int k,
+             const int residual_bits, const int bits, uint8_t counts[SPAN * 64]) {
+  const struct epilogue_term *term = &e->term[0];
+  const int steps = bits == 2 ? 3 : 1, codes = 1 << residual_bits;
+  const size_t plane = (e->all_channels + 63) / 64 * 8, at = (e->first + c) / 8;
+  const size_t stride = term->sum_stride;
+  const int16_t *thresholds = e->thresholds + (e->first + c) / 32 * (size_t)(32 * steps * codes) +
+                              (e->first + c) % 32;
+  const uint16_t *sums = (const uint16_t *)term->sums + first * stride + c;
+  const uint8_t *residual = NULL;
+  if (residual_bits)
+    residual = (const uint8_t *)e->residual[0].codes + first * residual_bits * plane + at;
+  int16x8_t t[12];
+  UNROLLED
+  for (int j = 0; j < steps * codes; j++) t[j] = vld1q_s16(thresholds + 32 * j);
+  ROLLED
+  for (size_t p = 0; p < count; p++, sums += stride) {
+    uint16x8_t r0 = vdupq_n_u16(0), r1 = r0;
+    if (residual_bits) r0 = spread_wide(residual);
+    if (residual_bits == 2) r1 = spread_wide(residual + plane);
+    residual += (unsigned)residual_bits * plane;
+    int16x8_t acc = vreinterpretq_s16_u16(vld1q_u16(sums));
+    const int16x8_t box = vdupq_n_s16((int16_t)(term->box_scale * term->box[first + p]));
+    acc = vaddq_s16(k == 2 ? vaddq_s16(acc, acc) : acc, box);
+    vst1_u8(counts + 64 * p, vmovn_u16(not_exceeded(acc, t, codes, steps, r0, r1)));
+  }
+}
+
+/* 64 channels of every pixel, 8 at a time, so that registers hold their thresholds. With m the
+ * thresholds not exceeded, the code is steps - m, which is m ^ steps, or m where the channel falls.
+ */
 TILE threshold_block(const struct epilogue *e, unsigned c, const int residual_bits,
                      const int bits) {
-  const struct epilogue_term *term = &e->term[0];
-  const int steps = bits == 2 ? 3 : 1, codes = 1 << residual_bits, box_scale = term->box_scale;
   const size_t plane = (e->all_channels + 63) / 64 * 8, at = (e->first + c) / 8;
-  const size_t pixels = e->pixels, stride = term->sum_stride;
-  const int16_t *thresholds = e->thresholds + (e->first + c) * (size_t)(steps * codes);
-  const uint8_t *residual = residual_bits ? (const uint8_t *)e->residual[0].codes + at : NULL;
+  const uint8x16_t steps = vdupq_n_u8(bits == 2 ? 3 : 1);
   uint8_t *out = (uint8_t *)e->out + at;
-  const uint16_t *sums = (const uint16_t *)term->sums + c;
-  const int32_t *box_sums = term->box;
-  const int16x8_t twice = vdupq_n_s16(term->k == 2 ? -1 : 0);
   uint8x16_t rising[4];
   UNROLLED
   for (int i = 0; i < 4; i++)
-    rising[i] = vandq_u8(vmvnq_u8(spread((const uint8_t *)e->flips + at + 2 * i)),
-                         vdupq_n_u8((uint8_t)steps));
-  ROLLED
-  for (size_t p = 0; p < pixels; p++, sums += stride, out += (unsigned)bits * plane) {
-    const int16x8_t box = vdupq_n_s16((int16_t)(box_scale * box_sums[p]));
-    uint8_t counts[64]; /* minus the thresholds not exceeded */
-    const int16_t *t = thresholds;
+    rising[i] = vandq_u8(vmvnq_u8(spread((const uint8_t *)e->flips + at + 2 * i)), steps);
+  for (size_t first = 0; first < e->pixels; first += SPAN) {
+    const size_t count = e->pixels - first < SPAN ? e->pixels - first : SPAN;
+    uint8_t counts[SPAN * 64];
     ROLLED
-    for (int i = 0; i < 8; i++, t += i % 4 ? 8 : 32 * steps * codes - 24) {
-      uint16x8_t r0 = vdupq_n_u16(0), r1 = r0;
-      if (residual_bits) r0 = spread_wide(residual + i);
-      if (residual_bits == 2) r1 = spread_wide(residual + plane + i);
-      int16x8_t acc = vreinterpretq_s16_u16(vld1q_u16(sums + 8 * i));
-      acc = vaddq_s16(vaddq_s16(acc, vandq_s16(acc, twice)), box);
-      vst1_u8(counts + 8 * i, vmovn_u16(not_exceeded(acc, t, codes, steps, r0, r1)));
+    for (unsigned i = 0; i < 64; i += 8)
+      if (e->term[0].k == 2)
+        count_8(e, c + i, first, count, 2, residual_bits, bits, counts + i);
+      else
+        count_8(e, c + i, first, count, 1, residual_bits, bits, counts + i);
+    for (size_t p = 0; p < count; p++, out += (unsigned)bits * plane) {
+      uint8x16_t code[4];
+      UNROLLED
+      for (int i = 0; i < 4; i++) {
+        const int8x16_t minus = vld1q_s8((const int8_t *)counts + 64 * p + 16 * i);
+        code[i] = veorq_u8(vreinterpretq_u8_s8(vnegq_s8(minus)), rising[i]);
+      }
+      store_word(code, (unsigned)bits, plane, out);
     }
-    uint8x16_t code[4];
-    UNROLLED
-    for (int i = 0; i < 4; i++) {
-      const int8x16_t count = vnegq_s8(vld1q_s8((const int8_t *)counts + 16 * i));
-      code[i] = veorq_u8(vreinterpretq_u8_s8(count), rising[i]);
-    }
-    store_word(code, (unsigned)bits, plane, out);
-    if (residual_bits) residual += (unsigned)residual_bits * plane;
   }
 }
 
