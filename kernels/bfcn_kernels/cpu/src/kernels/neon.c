@@ -88,8 +88,7 @@ static inline uint16x8_t lut5_offsets(const uint8_t *low, const uint8_t *high, u
   const uint16x8_t field = vshlq_u16(vreinterpretq_u16_u8(v0), shift);
   if (!high) return vandq_u16(field, vdupq_n_u16(31 << 5));
   const uint8x16_t v1 = vqtbl1q_u8(vcombine_u8(fives(high, i, bytes), vdup_n_u8(0)), both);
-  const uint16x8_t upper =
-      vshlq_u16(vreinterpretq_u16_u8(v1), vaddq_s16(shift, vdupq_n_s16(5)));
+  const uint16x8_t upper = vshlq_u16(vreinterpretq_u16_u8(v1), vaddq_s16(shift, vdupq_n_s16(5)));
   return vorrq_u16(vandq_u16(field, vdupq_n_u16(31 << 5)), vandq_u16(upper, vdupq_n_u16(31 << 10)));
 }
 
@@ -103,8 +102,7 @@ static void expand_lut5(const struct expand *e) {
       const uint8_t *low = codes + b * bytes;
       const uint8_t *high = e->pass_planes == 2 && b + 1 < e->planes ? low + bytes : NULL;
       unsigned i = 0;
-      for (; 8 * (i + 1ul) <= steps; i++)
-        vst1q_u16(out + 8 * i, lut5_offsets(low, high, i, bytes));
+      for (; 8 * (i + 1ul) <= steps; i++) vst1q_u16(out + 8 * i, lut5_offsets(low, high, i, bytes));
       if (8ul * i < steps) {
         uint16_t offsets[8];
         vst1q_u16(offsets, lut5_offsets(low, high, i, bytes));
@@ -247,17 +245,15 @@ static inline __attribute__((always_inline)) void pre_activation(const struct ep
   }
 }
 
-/* clip(floor(t + 0.5), 0, top): truncation of what is not negative. */
+/* clip(floor(t + 0.5), 0, top): truncation of what is not negative; narrowing clips, too. */
 static inline uint8x16_t to_codes(const float32x4_t t[4], unsigned bits) {
-  const int32x4_t top = vdupq_n_s32((1 << bits) - 1), zero = vdupq_n_s32(0);
   uint16x4_t code[4];
   UNROLLED
-  for (int j = 0; j < 4; j++) {
-    const int32x4_t u = vcvtq_s32_f32(vaddq_f32(t[j], vdupq_n_f32(0.5f)));
-    code[j] = vmovn_u32(vreinterpretq_u32_s32(vminq_s32(vmaxq_s32(u, zero), top)));
-  }
-  return vcombine_u8(vmovn_u16(vcombine_u16(code[0], code[1])),
-                     vmovn_u16(vcombine_u16(code[2], code[3])));
+  for (int j = 0; j < 4; j++)
+    code[j] = vqmovun_s32(vcvtq_s32_f32(vaddq_f32(t[j], vdupq_n_f32(0.5f))));
+  return vminq_u8(vcombine_u8(vqmovn_u16(vcombine_u16(code[0], code[1])),
+                              vqmovn_u16(vcombine_u16(code[2], code[3]))),
+                  vdupq_n_u8((uint8_t)((1u << bits) - 1)));
 }
 
 static void store_scores(const struct epilogue *e, size_t p, unsigned c) {
@@ -349,8 +345,8 @@ TILE count_8(const struct epilogue *e, unsigned c, size_t first, size_t count, c
   const int steps = bits == 2 ? 3 : 1, codes = 1 << residual_bits;
   const size_t plane = (e->all_channels + 63) / 64 * 8, at = (e->first + c) / 8;
   const size_t stride = term->sum_stride;
-  const int16_t *thresholds = e->thresholds + (e->first + c) / 32 * (size_t)(32 * steps * codes) +
-                              (e->first + c) % 32;
+  const int16_t *thresholds =
+      e->thresholds + (e->first + c) / 32 * (size_t)(32 * steps * codes) + (e->first + c) % 32;
   const uint16_t *sums = (const uint16_t *)term->sums + first * stride + c;
   const uint8_t *residual = NULL;
   if (residual_bits)
@@ -432,7 +428,7 @@ static void epilogue_threshold(const struct epilogue *e) {
   .expand = {[FORM_BITS] = expand_bits, [FORM_LUT4] = expand_lut4, [FORM_INT8] = expand_int8}, \
   .epilogue = epilogue, .epilogue_threshold = epilogue_threshold, .sum_codes = sum_codes_neon, \
   .unpack = unpack, .pack = pack, .lerp = lerp, .lerp_columns = lerp_columns,                  \
-  .argmax_row = argmax_row
+  .argmax_row = bfcn_argmax_row_neon
 
 const struct backend bfcn_backend_neon = {.name = "neon", .wide_zero = 128, NEON_BACKEND};
 /* Beyond NEON, only matrix kernels differ. */

@@ -67,9 +67,9 @@ static inline void split(uint8x16_t *first, uint8x16_t second) {
 #include "neon_lut_aarch64.h"
 #endif
 
-/* p pixels x nv vectors of 16 outputs x `width` channels: for two pixels a lookup and two additions.
- * Bytes are summed for a run of a tap's steps, or for as many as fit whatever is found (codes of up
- * to `top`), then widened, once at the end where that suffices. */
+/* p pixels x nv vectors of 16 outputs x `width` channels: for two pixels a lookup and two
+ * additions. Bytes are summed for a run of a tap's steps, or for as many as fit whatever is found
+ * (codes of up to `top`), then widened, once at the end where that suffices. */
 TILE lut_tile(const struct gemm *g, const int p, const int nv, const int width, const int top) {
   const size_t any = 255 / (size_t)(width * top), most = g->run > any ? g->run : any;
   uint16x8_t wide[8][2];
@@ -91,9 +91,9 @@ TILE lut_tile(const struct gemm *g, const int p, const int nv, const int width, 
   }                                  \
   left = most;                       \
   first = 0;
-#define FINISH(first, plain)                                                                    \
-  UNROLLED                                                                                      \
-  for (int i = 0; i < 8; i++)                                                                   \
+#define FINISH(first, plain)                                                                     \
+  UNROLLED                                                                                       \
+  for (int i = 0; i < 8; i++)                                                                    \
     finish((uint16_t *)g->sums + (size_t)(i / nv) * g->sum_stride + i % nv / 2 * 32 + i % 2 * 8, \
            wide[i], bytes[i], first, plain, g);
   for (unsigned plane = g->planes; plane-- > 0;) {
