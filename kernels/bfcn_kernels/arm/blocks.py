@@ -69,14 +69,16 @@ def _whole(blocks: list[Block], phases: list[Phase]) -> tuple[list[Block], list[
     starts = {block.address: index for index, block in enumerate(blocks)}
     blocks = list(blocks)
     for index in sorted(range(len(blocks)), key=lambda index: -blocks[index].address):
-        first = blocks[index]
-        end = first.address + sum(len(word) // 2 for word in first.words)
-        rest = starts.get(end)
-        if rest is None or end % _PAGE or any(
-            phase.counts.get(index) != phase.counts.get(rest) for phase in phases
-        ):
+        address, words = blocks[index].address, blocks[index].words
+        end = address + sum(len(word) // 2 for word in words)
+        if end % _PAGE not in (0, 2):
             continue
-        blocks[index] = Block(first.address, first.words + blocks[rest].words)
+        if end - 2 in starts and len(words[-1]) > 8:  # with half of one that crosses the end
+            words, end = (*words[:-1], words[-1][:-4]), end - 2
+        rest = starts.get(end)
+        if rest is None or any(p.counts.get(index) != p.counts.get(rest) for p in phases):
+            continue
+        blocks[index] = Block(address, words + blocks[rest].words)
         for phase in phases:
             phase.counts.pop(rest, None)
     return blocks, phases

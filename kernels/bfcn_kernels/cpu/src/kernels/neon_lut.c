@@ -38,8 +38,12 @@ static inline void finish(uint16_t *sums, const uint16x8_t wide[2], uint8x16_t b
     even = vandq_u16(vreinterpretq_u16_u8(bytes), vdupq_n_u16(255));
     odd = vshrq_n_u16(vreinterpretq_u16_u8(bytes), 8);
   } else {
-    odd = vsraq_n_u16(wide[1], vreinterpretq_u16_u8(bytes), 8);
-    even = vaddq_u16(wide[0], vreinterpretq_u16_u8(bytes));
+    const uint16_t *held = (const uint16_t *)wide;
+#if defined(__arm__) /* 16 bytes a load: gcc makes two of what it knows to lie on the stack */
+    __asm__("" : "+r"(held) : "m"(*(const uint16x8_t(*)[2])wide));
+#endif
+    even = vaddq_u16(vld1q_u16(held), vreinterpretq_u16_u8(bytes));
+    odd = vsraq_n_u16(vld1q_u16(held + 8), vreinterpretq_u16_u8(bytes), 8);
     even = vsubq_u16(even, vshlq_n_u16(odd, 8));
   }
   if (plain) {
@@ -91,11 +95,11 @@ TILE lut_tile(const struct gemm *g, const int p, const int nv, const int width, 
   }                                  \
   left = most;                       \
   first = 0;
-#define FINISH(first, plain)                                                                     \
-  UNROLLED                                                                                       \
-  for (int i = 0; i < 8; i++)                                                                    \
-    finish((uint16_t *)g->sums + (size_t)(i / nv) * g->sum_stride + i % nv / 2 * 32 + i % 2 * 8, \
-           wide[i], bytes[i], first, plain, g);
+#define FINISH(first, plain)                                                                  \
+  UNROLLED                                                                                    \
+  for (int i = 0; i < 8; i++)                                                                 \
+    finish(sums + (size_t)(i / nv) * stride + i % nv / 2 * 32 + i % 2 * 8, wide[i], bytes[i], \
+           first, plain, g);
   for (unsigned plane = g->planes; plane-- > 0;) {
     const uint8_t *w = (const uint8_t *)g->weights + plane * g->plane_bytes;
     if (plane + 1 < g->planes) {
@@ -125,6 +129,8 @@ TILE lut_tile(const struct gemm *g, const int p, const int nv, const int width, 
         }
     }
   }
+  uint16_t *const sums = g->sums;
+  const size_t stride = g->sum_stride;
   SPLIT
   if (g->accumulate | (int)g->shift) {
     if (first) {
