@@ -73,7 +73,7 @@ def _whole(blocks: list[Block], phases: list[Phase]) -> tuple[list[Block], list[
         end = address + sum(len(word) // 2 for word in words)
         if end % _PAGE not in (0, 2):
             continue
-        if end - 2 in starts and len(words[-1]) > 8:  # with half of one that crosses the end
+        if end - 2 in starts and len(words[-1]) > 4:  # with half of one across the end
             words, end = (*words[:-1], words[-1][:-4]), end - 2
         rest = starts.get(end)
         if rest is None or any(p.counts.get(index) != p.counts.get(rest) for p in phases):

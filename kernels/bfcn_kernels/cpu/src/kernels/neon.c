@@ -338,9 +338,11 @@ static inline uint16x8_t spread_wide(const uint8_t *bits) {
 
 enum { SPAN = 16 }; /* pixels whose codes wait as bytes */
 
-/* 8 channels of `count` pixels: minus the number of thresholds not exceeded, as bytes. */
+/* 8 channels of `count` pixels, of whose sums `box` makes acc: minus the number of thresholds not
+ * exceeded, as bytes. */
 TILE count_8(const struct epilogue *e, unsigned c, size_t first, size_t count, const int k,
-             const int residual_bits, const int bits, uint8_t counts[SPAN * 64]) {
+             const int residual_bits, const int bits, const int16x8_t box[SPAN],
+             uint8_t counts[SPAN * 64]) {
   const struct epilogue_term *term = &e->term[0];
   const int steps = bits == 2 ? 3 : 1, codes = 1 << residual_bits;
   const size_t plane = (e->all_channels + 63) / 64 * 8, at = (e->first + c) / 8;
@@ -361,8 +363,7 @@ TILE count_8(const struct epilogue *e, unsigned c, size_t first, size_t count, c
     if (residual_bits == 2) r1 = spread_wide(residual + plane);
     residual += (unsigned)residual_bits * plane;
     int16x8_t acc = vreinterpretq_s16_u16(vld1q_u16(sums));
-    const int16x8_t box = vdupq_n_s16((int16_t)(term->box_scale * term->box[first + p]));
-    acc = vaddq_s16(k == 2 ? vaddq_s16(acc, acc) : acc, box);
+    acc = vaddq_s16(k == 2 ? vaddq_s16(acc, acc) : acc, box[p]);
     vst1_u8(counts + 64 * p, vmovn_u16(not_exceeded(acc, t, codes, steps, r0, r1)));
   }
 }
@@ -382,12 +383,15 @@ TILE threshold_block(const struct epilogue *e, unsigned c, const int residual_bi
   for (size_t first = 0; first < e->pixels; first += SPAN) {
     const size_t count = e->pixels - first < SPAN ? e->pixels - first : SPAN;
     uint8_t counts[SPAN * 64];
+    int16x8_t box[SPAN];
+    for (size_t p = 0; p < count; p++)
+      box[p] = vdupq_n_s16((int16_t)(e->term[0].box_scale * e->term[0].box[first + p]));
     ROLLED
     for (unsigned i = 0; i < 64; i += 8)
       if (e->term[0].k == 2)
-        count_8(e, c + i, first, count, 2, residual_bits, bits, counts + i);
+        count_8(e, c + i, first, count, 2, residual_bits, bits, box, counts + i);
       else
-        count_8(e, c + i, first, count, 1, residual_bits, bits, counts + i);
+        count_8(e, c + i, first, count, 1, residual_bits, bits, box, counts + i);
     for (size_t p = 0; p < count; p++, out += (unsigned)bits * plane) {
       uint8x16_t code[4];
       UNROLLED

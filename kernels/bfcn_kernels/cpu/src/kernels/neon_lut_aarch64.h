@@ -70,10 +70,8 @@
   "b.lt 3f\n\t"                                                                 \
   TWO_STEPS(load, merge, a, b, "0", "0", "32")                                  \
   MOVE("4", "64")                                                               \
-  "subs %[steps], %[steps], #2\n"                                               \
   "3:\n\t"                                                                      \
-  "cmn %[steps], #1\n\t"                                                        \
-  "b.ne 4f\n\t"                                                                 \
+  "tbz %[steps], #0, 4f\n\t" /* of one or two steps, two */                     \
   ONE_OFFSET                                                                    \
   STEP(a, "0", "")                                                              \
   load("22", "23")                                                              \

@@ -66,15 +66,13 @@
   "adds %[steps], %[steps], #2\n\t" /* steps left, less 3 */                            \
   "blt 3f\n\t"                                                                          \
   TWO_STEPS                                                                             \
-  "subs %[steps], %[steps], #2\n"                                                       \
   "3:\n\t"                                                                              \
-  "cmn %[steps], #1\n\t"                                                                \
-  "bne 4f\n\t"                                                                          \
-  LOAD_TABLE("x0", Q5)                                                                  \
-  LOAD_TABLE("x1", Q7)                                                                  \
+  "tst %[steps], #1\n\t" /* of one or two steps, two */                                 \
+  "beq 4f\n\t"                                                                          \
   STEP(Q4)                                                                              \
-  "vsli.8 q5, q7, #4\n\t"                                                               \
-  "vmov q4, q5\n"                                                                       \
+  LOAD_TABLE("x0", Q4)                                                                  \
+  LOAD_TABLE("x1", Q5)                                                                  \
+  "vsli.8 q4, q5, #4\n"                                                                 \
   "4:\n\t"                                                                              \
   STEP(Q4)
 /* clang-format on */
