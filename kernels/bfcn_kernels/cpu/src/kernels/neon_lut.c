@@ -62,8 +62,9 @@ static inline void split(uint8x16_t *first, uint8x16_t second) {
   *first = vsubq_u8(*first, vshlq_n_u8(second, 4));
 }
 
-/* `wide` is written where `first` says so. */
+#if !defined(__clang__) /* `wide` is written where `first` says so */
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 
 #if defined(__arm__)
 #include "neon_lut_armv7.h"
