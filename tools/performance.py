@@ -1,4 +1,4 @@
-"""Write the tables and the chart of docs/performance.md from results/cpu.csv and results/kernels.csv."""
+"""Write the tables and the chart of docs/performance.md from results/cpu.csv, kernels.csv and arm.csv."""
 
 from __future__ import annotations
 

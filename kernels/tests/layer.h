@@ -13,7 +13,7 @@ struct layer {
   unsigned height, width, channels, outputs, kernel, stride, dilation, groups;
   unsigned weight_bits, form, activation_bits, zero_point;
   int scores; /* float scores instead of 2-bit codes */
-  int full;   /* every code and weight the largest, so that sums are */
+  int full;   /* 1: every code and weight is the largest, so that sums are; 2: is 0 */
 };
 
 struct layer_run {
@@ -37,13 +37,17 @@ static uint32_t layer_random(void) {
   return (uint32_t)(state >> 32);
 }
 
+static uint32_t layer_code(const struct layer *l) {
+  return l->full == 2 ? 0 : l->full ? ~0u : layer_random();
+}
+
 static void layer_weights(struct layer_run *r, const struct layer *l) {
   struct term *t = &r->term;
   r->weight_codes = malloc(t->length * l->outputs);
   r->weight = calloc(t->words * t->bits * l->outputs, 8);
   for (size_t o = 0; o < l->outputs; o++)
     for (size_t i = 0; i < t->length; i++) {
-      const uint8_t code = (uint8_t)((l->full ? ~0u : layer_random()) & ((1u << t->bits) - 1));
+      const uint8_t code = (uint8_t)(layer_code(l) & ((1u << t->bits) - 1));
       r->weight_codes[o * t->length + i] = code;
       for (unsigned b = 0; b < t->bits; b++)
         r->weight[(o * t->bits + b) * t->words + i / 64] |= (uint64_t)(code >> b & 1) << i % 64;
@@ -122,7 +126,7 @@ static void layer_fill(struct layer_run *r, const struct layer *l) {
   memset(out->data, 0xa5, out_size);
   r->codes = malloc(pixels * l->channels);
   for (size_t i = 0; i < pixels * l->channels; i++)
-    r->codes[i] = (uint8_t)((l->full ? ~0u : layer_random()) & ((1u << l->activation_bits) - 1));
+    r->codes[i] = (uint8_t)(layer_code(l) & ((1u << l->activation_bits) - 1));
   value_store(&r->session, 1, 0, pixels, r->codes);
   r->session.scratch_bytes = round_up(conv_scratch(r->conv) + SCRATCH_SLACK, 64);
   r->session.scratch = aligned_alloc(64, r->session.scratch_bytes * r->session.threads);

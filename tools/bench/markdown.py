@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
-from . import kernels, report
+from . import arm, kernels, report
 
 Rows = Sequence[dict[str, str]]
 NOTHING = 'Nothing measured yet: `make bench`.'
@@ -188,6 +188,8 @@ TABLES: dict[str, Callable[[Rows, Rows], str]] = {
     'kernel-totals': kernel_totals,
     'kernels-avx512-1-2': kernel_layers('avx512', '1-2'),
     'kernels-avx2-1-2': kernel_layers('avx2', '1-2'),
+    'arm-speed': arm.speed,
+    'arm-targets': arm.goals,
 }
 
 

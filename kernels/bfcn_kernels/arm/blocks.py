@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bfcn_kernels.arm import toolchain
 
+_PAGE = 4096
 PLUGIN = Path(__file__).with_name('count_blocks.c')
 
 
@@ -60,4 +61,24 @@ def count(
         else:
             pairs = (pair.split(':') for pair in rest)
             phases.append(Phase(int(address, 16), {int(index): int(n) for index, n in pairs}))
-    return blocks, phases, run.stdout
+    return *_whole(blocks, phases), run.stdout
+
+
+def _whole(blocks: list[Block], phases: list[Phase]) -> tuple[list[Block], list[Phase]]:
+    """Blocks that qemu cut where a page of code ends, put together: a loop shows as one again."""
+    starts = {block.address: index for index, block in enumerate(blocks)}
+    blocks = list(blocks)
+    for index in sorted(range(len(blocks)), key=lambda index: -blocks[index].address):
+        address, words = blocks[index].address, blocks[index].words
+        end = address + sum(len(word) // 2 for word in words)
+        if end % _PAGE not in (0, 2):
+            continue
+        if end - 2 in starts and len(words[-1]) > 4:  # with half of one across the end
+            words, end = (*words[:-1], words[-1][:-4]), end - 2
+        rest = starts.get(end)
+        if rest is None or any(p.counts.get(index) != p.counts.get(rest) for p in phases):
+            continue
+        blocks[index] = Block(address, words + blocks[rest].words)
+        for phase in phases:
+            phase.counts.pop(rest, None)
+    return blocks, phases

@@ -203,6 +203,7 @@ static void multiply(const struct task *task, const struct conv_term *t, size_t 
                    .plane_bytes = t->plane_bytes,
                    .planes = t->planes,
                    .wide = t->from.bits > 7,
+                   .pairs_fit = t->pairs_fit,
                    .sum_stride = stride};
   const unsigned doubled = sums_are_doubled(conv, t);
   const unsigned end = task->lane_end < conv->outputs ? task->lane_end : conv->outputs;

@@ -117,6 +117,7 @@ static void expanded_form(struct conv_term *t) {
   case FORM_LUT6:
     t->pass_bytes = 2 * t->steps * t->kernel->pass_planes;
     break;
+  case FORM_LUT5:
   case FORM_LUT4:
     t->pass_bytes = 2 * t->steps;
     break;

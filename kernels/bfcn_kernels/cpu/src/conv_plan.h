@@ -18,8 +18,9 @@ struct step {
 
 static inline struct step step_of(enum form form) {
   static const struct step steps[FORMS] = {[FORM_BITS] = {64, 8, 0}, [FORM_LUT6] = {6, 1, 0},
-                                           [FORM_LUT4] = {4, 1, 0},  [FORM_INT8] = {4, 4, 1},
-                                           [FORM_INT4] = {4, 4, 1},  [FORM_INT16] = {2, 4, 2}};
+                                           [FORM_LUT5] = {5, 1, 0},  [FORM_LUT4] = {4, 1, 0},
+                                           [FORM_INT8] = {4, 4, 1},  [FORM_INT4] = {4, 4, 1},
+                                           [FORM_INT16] = {2, 4, 2}};
   return steps[form];
 }
 
@@ -33,6 +34,7 @@ struct conv_term {
   unsigned passes, planes;       /* of activations; of weights */
   size_t rows, columns, steps;
   size_t run;                     /* of steps between two widenings, for lookups */
+  int pairs_fit;                  /* of steps' products in 16 bits */
   size_t pixel_bytes, row_bytes;  /* expanded; row_bytes with padding pixels and slack */
   size_t pass_bytes;              /* from one pass's part of a pixel to the next's */
   size_t run_bytes, window_bytes; /* of a filter row, and of its rows gathered for a pixel; or 0 */

@@ -15,6 +15,9 @@
 
 _Alignas(64) uint8_t bfcn_lut6[2][64 * 64];
 _Alignas(64) uint8_t bfcn_lut4[256 * 16];
+#if defined(__aarch64__)
+_Alignas(64) uint8_t bfcn_lut5[1024 * 32];
+#endif
 
 #define BFCN_GEMM(name, ...) void name(const struct gemm *gemm);
 #include "kernels.inc"
@@ -116,6 +119,12 @@ static void fill_tables(void) {
     for (unsigned e = 0; e < 16; e++)
       bfcn_lut4[16 * v + e] =
           (uint8_t)(__builtin_popcount(v & 15 & e) + 2 * __builtin_popcount(v >> 4 & e));
+#if defined(__aarch64__)
+  for (unsigned v = 0; v < 1024; v++)
+    for (unsigned e = 0; e < 32; e++)
+      bfcn_lut5[32 * v + e] =
+          (uint8_t)(__builtin_popcount(v & 31 & e) + 2 * __builtin_popcount(v >> 5 & e));
+#endif
 }
 
 void bfcn_tables_init(void) {

@@ -16,11 +16,12 @@
 /* What a step of each form reads. `passes` of 1 or 2 activation planes are summed with weights 4^i.
  *   FORM_BITS  a word of 64 channels a plane; weights: 64-bit words
  *   FORM_LUT6  the table of a pixel's 6 channels; weights: 6-bit indices into it
+ *   FORM_LUT5  the table of a pixel's 5 channels; weights: 5-bit indices into it
  *   FORM_LUT4  the table of a pixel's 4 channels; weights: 4-bit indices into it
  *   FORM_INT8  4 channels as bytes; weights: 4 int8
  *   FORM_INT4  the same where both have at most 4 bits, so that sums of some products fit 16 bits
  *   FORM_INT16 2 channels as uint16; weights: 2 int16 */
-enum form { FORM_BITS, FORM_LUT6, FORM_LUT4, FORM_INT8, FORM_INT4, FORM_INT16, FORMS };
+enum form { FORM_BITS, FORM_LUT6, FORM_LUT5, FORM_LUT4, FORM_INT8, FORM_INT4, FORM_INT16, FORMS };
 
 /* What an instruction set has, the ones after it have, too. */
 enum isa {
@@ -51,6 +52,7 @@ struct gemm {
   unsigned shift;    /* sum << shift is written */
   int accumulate;    /* added to what `sums` holds, or replacing it */
   int wide;          /* FORM_INT8: activations of 8 bits, which pass int8 */
+  int pairs_fit;     /* FORM_INT8: the sum of steps 2i and 2i + 1 of a channel fits 16 bits */
   void *sums;        /* uint16 or int32, pixel p at sums + p * sum_stride */
   size_t sum_stride; /* in elements */
 };
@@ -153,9 +155,13 @@ extern const struct backend bfcn_backend_portable, bfcn_backend_avx2, bfcn_backe
 
 /* Partial sums by index, shared by the LUT kernels; filled once by bfcn_tables_init().
  *   lut6[plane][64 * v + e] = popcount(v & e) << plane          e: 6 weight bits, v: 6 activation
- * bits lut4[16 * (v1 << 4 | v0) + e] = popcount(v0 & e) + 2 * popcount(v1 & e) */
+ * bits lut4[16 * (v1 << 4 | v0) + e] = popcount(v0 & e) + 2 * popcount(v1 & e)
+ *   lut5[32 * (v1 << 5 | v0) + e] = popcount(v0 & e) + 2 * popcount(v1 & e): on AArch64 alone */
 extern _Alignas(64) uint8_t bfcn_lut6[2][64 * 64];
 extern _Alignas(64) uint8_t bfcn_lut4[256 * 16];
+#if defined(__aarch64__)
+extern _Alignas(64) uint8_t bfcn_lut5[1024 * 32];
+#endif
 void bfcn_tables_init(void);
 
 /* The best instruction set that the CPU has and this build holds. */

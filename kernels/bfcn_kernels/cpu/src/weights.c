@@ -32,7 +32,7 @@ static unsigned lut_byte(const struct lane *lane) {
 }
 
 static void pack_lut(const struct conv_term *t, const struct lane *lane, const uint8_t *codes) {
-  const unsigned width = t->kernel->form == FORM_LUT6 ? 6 : 4, channels = t->from.channels;
+  const unsigned width = step_of(t->kernel->form).channels, channels = t->from.channels;
   const size_t taps = t->rows * t->columns;
   for (unsigned plane = 0; plane < t->planes; plane++)
     for (size_t tap = 0; tap < taps; tap++)
@@ -151,6 +151,18 @@ static size_t longest_run(const struct conv_term *t, unsigned padded) {
   }
 }
 
+/* -128 * -128 twice is all that passes int16, for codes of 8 bits less 128. */
+static int pairs_fit(const struct conv_term *t, unsigned padded) {
+  const size_t step_bytes = 4ul * t->kernel->lanes, tap_bytes = t->steps * step_bytes;
+  const uint8_t *const end = t->weights + padded / t->kernel->lanes * t->block_bytes;
+  if (t->from.bits < 8) return 1;
+  for (const uint8_t *tap = t->weights; tap < end; tap += tap_bytes)
+    for (size_t step = 0; step + 1 < t->steps; step += 2)
+      for (size_t i = step * step_bytes; i < (step + 1) * step_bytes; i++)
+        if (tap[i] == 128 && tap[i + step_bytes] == 128) return 0;
+  return 1;
+}
+
 int pack_weights(struct conv_term *t, unsigned outputs, unsigned padded) {
   const size_t bytes = t->block_bytes * (padded / t->kernel->lanes);
   uint8_t *codes = malloc(t->term->length);
@@ -164,7 +176,9 @@ int pack_weights(struct conv_term *t, unsigned outputs, unsigned padded) {
     if (t->offset) t->offset[output] = zero_point_offset(t, codes);
   }
   free(codes);
-  if (fine && (t->kernel->form == FORM_LUT6 || t->kernel->form == FORM_LUT4))
+  const enum form form = t->kernel->form;
+  if (fine && (form == FORM_LUT6 || form == FORM_LUT5 || form == FORM_LUT4))
     t->run = longest_run(t, padded);
+  if (fine && form == FORM_INT8) t->pairs_fit = pairs_fit(t, padded);
   return fine;
 }

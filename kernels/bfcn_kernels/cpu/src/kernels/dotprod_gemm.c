@@ -8,71 +8,72 @@
 
 TARGET_BEGIN(DOTPROD_FEATURES)
 
-static inline int8x16_t flipped(uint8x16_t x, uint8x16_t flip) {
-  return vreinterpretq_s8_u8(veorq_u8(x, flip));
+enum { P = 8 };
+
+/* Channels 4j to 4j + 3 of every pixel times 2 vectors of 4 outputs. */
+static inline __attribute__((always_inline)) void
+multiply(int32x4_t total[2 * P], const int8x16_t four[P], const int8_t *w, const int j) {
+  UNROLLED
+  for (int n = 0; n < 2; n++) {
+    const int8x16_t weight = vld1q_s8(w + 16 * n);
+    UNROLLED
+    for (int i = 0; i < P; i++) {
+      int32x4_t *sum = &total[2 * i + n];
+      *sum = j == 0   ? vdotq_laneq_s32(*sum, weight, four[i], 0)
+             : j == 1 ? vdotq_laneq_s32(*sum, weight, four[i], 1)
+             : j == 2 ? vdotq_laneq_s32(*sum, weight, four[i], 2)
+                      : vdotq_laneq_s32(*sum, weight, four[i], 3);
+    }
+  }
 }
 
-/* 8 pixels x 2 vectors of 4 outputs x 4 channels. Codes of 8 bits become code - 128. */
+/* The next 4, 2 or 1 steps of every pixel; codes of 8 bits become code - 128. */
+static inline __attribute__((always_inline)) void
+look(int8x16_t four[P], const uint8_t *const x[P], size_t at, const int steps, uint8x16_t flip) {
+  UNROLLED
+  for (int i = 0; i < P; i++) {
+    uint8x16_t codes;
+    if (steps == 4) {
+      codes = vld1q_u8(x[i] + at);
+    } else if (steps == 2) {
+      codes = vcombine_u8(vld1_u8(x[i] + at), vdup_n_u8(0));
+    } else {
+      uint32_t one;
+      memcpy(&one, x[i] + at, 4);
+      codes = vreinterpretq_u8_u32(vdupq_n_u32(one));
+    }
+    four[i] = vreinterpretq_s8_u8(veorq_u8(codes, flip));
+  }
+}
+
+/* 8 pixels x 2 vectors of 4 outputs. */
 TILE int8_tile(const struct gemm *g, const int wide) {
-  enum { P = 8 };
   const uint8x16_t flip = vdupq_n_u8(wide ? 128 : 0);
   int32x4_t total[2 * P];
+  int8x16_t four[P];
+  INT8_TAPS(g, total, 2 * P, P, {
+    size_t step = 0;
+    ROLLED
+    for (; step + 4 <= g->steps; step += 4, w += 128) {
+      look(four, x, 4 * step, 4, flip);
+      UNROLLED
+      for (int j = 0; j < 4; j++) multiply(total, four, w + 32 * j, j);
+    }
+    if (step + 2 <= g->steps) {
+      look(four, x, 4 * step, 2, flip);
+      multiply(total, four, w, 0);
+      multiply(total, four, w + 32, 1);
+      step += 2, w += 64;
+    }
+    if (step < g->steps) {
+      look(four, x, 4 * step, 1, flip);
+      multiply(total, four, w, 0);
+      w += 32;
+    }
+  })
   UNROLLED
-  for (int i = 0; i < 2 * P; i++) total[i] = vdupq_n_s32(0);
-  for (unsigned plane = g->planes; plane-- > 0;) {
-    const int8_t *w = (const int8_t *)g->weights + plane * g->plane_bytes;
-    UNROLLED
-    for (int i = 0; i < 2 * P; i++) total[i] = vaddq_s32(total[i], total[i]);
-    for (size_t row = 0; row < g->rows; row++)
-      for (size_t column = 0; column < g->columns; column++) {
-        const uint8_t *const *pixels = g->pixels + row * g->row_stride;
-        const uint8_t *x[P];
-        UNROLLED
-        for (int i = 0; i < P; i++) x[i] = pixels[i] + g->first_byte + column * g->column_bytes;
-        size_t step = 0;
-        ROLLED
-        for (; step + 3 < g->steps; step += 4) {
-          int8x16_t four[P];
-          UNROLLED
-          for (int i = 0; i < P; i++) four[i] = flipped(vld1q_u8(x[i] + 4 * step), flip);
-#define STEP(j)                                                                 \
-  UNROLLED                                                                      \
-  for (int n = 0; n < 2; n++, w += 16) {                                        \
-    const int8x16_t weight = vld1q_s8(w);                                       \
-    UNROLLED                                                                    \
-    for (int i = 0; i < P; i++)                                                 \
-      total[2 * i + n] = vdotq_laneq_s32(total[2 * i + n], weight, four[i], j); \
-  }
-          STEP(0)
-          STEP(1)
-          STEP(2)
-          STEP(3)
-#undef STEP
-        }
-        ROLLED
-        for (; step < g->steps; step++) {
-          const int8x16_t weight[2] = {vld1q_s8(w), vld1q_s8(w + 16)};
-          w += 32;
-          UNROLLED
-          for (int i = 0; i < P; i++) {
-            uint32_t one;
-            memcpy(&one, x[i] + 4 * step, 4);
-            const int8x16_t four = flipped(vreinterpretq_u8_u32(vdupq_n_u32(one)), flip);
-            UNROLLED
-            for (int n = 0; n < 2; n++)
-              total[2 * i + n] = vdotq_s32(total[2 * i + n], weight[n], four);
-          }
-        }
-      }
-  }
-  UNROLLED
-  for (int i = 0; i < 2 * P; i++) {
-    int32_t *sums = (int32_t *)g->sums + (size_t)(i / 2) * g->sum_stride + i % 2 * 4;
-    int32x4_t v = total[i];
-    v = vshlq_s32(v, vdupq_n_s32((int32_t)g->shift));
-    if (g->accumulate) v = vaddq_s32(v, vld1q_s32(sums));
-    vst1q_s32(sums, v);
-  }
+  for (int i = 0; i < 2 * P; i++)
+    add_to_s32((int32_t *)g->sums + (size_t)(i / 2) * g->sum_stride + i % 2 * 4, total[i], g);
 }
 
 void int8_gemm_8x8__dotprod(const struct gemm *g) {

@@ -48,43 +48,25 @@ static inline __attribute__((always_inline)) void step8(int32x4_t total[4 * PAIR
   }
 }
 
-static inline void store(const struct gemm *g, int pixel, int half, int32x4_t v) {
-  int32_t *sums = (int32_t *)g->sums + (size_t)pixel * g->sum_stride + 4 * half;
-  v = vshlq_s32(v, vdupq_n_s32((int32_t)g->shift));
-  if (g->accumulate) v = vaddq_s32(v, vld1q_s32(sums));
-  vst1q_s32(sums, v);
-}
-
 void int8_gemm_8x8__i8mm(const struct gemm *g) {
   int32x4_t total[4 * PAIRS]; /* [pixels a, b][outputs 2n, 2n + 1] */
-  UNROLLED
-  for (int i = 0; i < 4 * PAIRS; i++) total[i] = vdupq_n_s32(0);
-  for (unsigned plane = g->planes; plane-- > 0;) {
-    const int8_t *w = (const int8_t *)g->weights + plane * g->plane_bytes;
-    UNROLLED
-    for (int i = 0; i < 4 * PAIRS; i++) total[i] = vaddq_s32(total[i], total[i]);
-    for (size_t row = 0; row < g->rows; row++)
-      for (size_t column = 0; column < g->columns; column++) {
-        const uint8_t *const *pixels = g->pixels + row * g->row_stride;
-        const uint8_t *x[P];
-        UNROLLED
-        for (int i = 0; i < P; i++) x[i] = pixels[i] + g->first_byte + column * g->column_bytes;
-        size_t step = 0;
-        ROLLED
-        for (; step + 1 < g->steps; step += 2, w += 64) step8(total, x, 4 * step, w, 8);
-        if (step < g->steps) {
-          step8(total, x, 4 * step, w, 4);
-          w += 32;
-        }
-      }
-  }
+  INT8_TAPS(g, total, 4 * PAIRS, P, {
+    size_t step = 0;
+    ROLLED
+    for (; step + 1 < g->steps; step += 2, w += 64) step8(total, x, 4 * step, w, 8);
+    if (step < g->steps) {
+      step8(total, x, 4 * step, w, 4);
+      w += 32;
+    }
+  })
   UNROLLED
   for (int i = 0; i < PAIRS; i++) UNROLLED
   for (int h = 0; h < 2; h++) {
     const int64x2_t a = vreinterpretq_s64_s32(total[4 * i + 2 * h]);
     const int64x2_t b = vreinterpretq_s64_s32(total[4 * i + 2 * h + 1]);
-    store(g, 2 * i, h, vreinterpretq_s32_s64(vzip1q_s64(a, b)));
-    store(g, 2 * i + 1, h, vreinterpretq_s32_s64(vzip2q_s64(a, b)));
+    int32_t *sums = (int32_t *)g->sums + (size_t)(2 * i) * g->sum_stride + 4 * h;
+    add_to_s32(sums, vreinterpretq_s32_s64(vzip1q_s64(a, b)), g);
+    add_to_s32(sums + g->sum_stride, vreinterpretq_s32_s64(vzip2q_s64(a, b)), g);
   }
 }
 

@@ -68,6 +68,50 @@ static void expand_lut4(const struct expand *e) {
     }
 }
 
+#if defined(__aarch64__)
+/* 8 fields of 5 bits are 5 bytes: bytes from the i-th five on, of which none is past the end. */
+static inline uint8x8_t fives(const uint8_t *plane, unsigned i, unsigned bytes) {
+  const unsigned at = 5 * i + 8 < bytes ? 5 * i : bytes - 8;
+  uint64_t eight;
+  memcpy(&eight, plane + at, 8);
+  return vcreate_u8(eight >> 8 * (5 * i - at));
+}
+
+/* u16 offsets of tables (field * 32), field = 5 bits of the low plane, 5 of the high. */
+static inline uint16x8_t lut5_offsets(const uint8_t *low, const uint8_t *high, unsigned i,
+                                      unsigned bytes) {
+  static const uint8_t lanes[16] = {0, 1, 0, 1, 1, 2, 1, 2, 2, 3, 3, 4, 3, 4, 4, 5};
+  static const int16_t shifts[8] = {5, 0, 3, -2, 1, 4, -1, 2};
+  const uint8x16_t both = vld1q_u8(lanes);
+  const int16x8_t shift = vld1q_s16(shifts);
+  const uint8x16_t v0 = vqtbl1q_u8(vcombine_u8(fives(low, i, bytes), vdup_n_u8(0)), both);
+  const uint16x8_t field = vshlq_u16(vreinterpretq_u16_u8(v0), shift);
+  if (!high) return vandq_u16(field, vdupq_n_u16(31 << 5));
+  const uint8x16_t v1 = vqtbl1q_u8(vcombine_u8(fives(high, i, bytes), vdup_n_u8(0)), both);
+  const uint16x8_t upper = vshlq_u16(vreinterpretq_u16_u8(v1), vaddq_s16(shift, vdupq_n_s16(5)));
+  return vorrq_u16(vandq_u16(field, vdupq_n_u16(31 << 5)), vandq_u16(upper, vdupq_n_u16(31 << 10)));
+}
+
+static void expand_lut5(const struct expand *e) {
+  const size_t steps = (e->channels + 4) / 5;
+  const unsigned bytes = 8 * e->words;
+  uint16_t *out = e->out;
+  const uint8_t *codes = (const uint8_t *)e->codes;
+  for (size_t p = 0; p < e->pixels; p++, codes += e->planes * bytes)
+    for (unsigned b = 0; b < e->planes; b += e->pass_planes, out += steps) {
+      const uint8_t *low = codes + b * bytes;
+      const uint8_t *high = e->pass_planes == 2 && b + 1 < e->planes ? low + bytes : NULL;
+      unsigned i = 0;
+      for (; 8 * (i + 1ul) <= steps; i++) vst1q_u16(out + 8 * i, lut5_offsets(low, high, i, bytes));
+      if (8ul * i < steps) {
+        uint16_t offsets[8];
+        vst1q_u16(offsets, lut5_offsets(low, high, i, bytes));
+        memcpy(out + 8 * i, offsets, 2 * (steps - 8 * i));
+      }
+    }
+}
+#endif
+
 /* 16 bytes of ones where the bits of two bytes are set. */
 static inline uint8x16_t spread(const uint8_t *bits) {
   const uint8x16_t both = vcombine_u8(vld1_dup_u8(bits), vld1_dup_u8(bits + 1));
@@ -201,17 +245,15 @@ static inline __attribute__((always_inline)) void pre_activation(const struct ep
   }
 }
 
-/* clip(floor(t + 0.5), 0, top): truncation of what is not negative. */
+/* clip(floor(t + 0.5), 0, top): truncation of what is not negative; narrowing clips, too. */
 static inline uint8x16_t to_codes(const float32x4_t t[4], unsigned bits) {
-  const int32x4_t top = vdupq_n_s32((1 << bits) - 1), zero = vdupq_n_s32(0);
   uint16x4_t code[4];
   UNROLLED
-  for (int j = 0; j < 4; j++) {
-    const int32x4_t u = vcvtq_s32_f32(vaddq_f32(t[j], vdupq_n_f32(0.5f)));
-    code[j] = vmovn_u32(vreinterpretq_u32_s32(vminq_s32(vmaxq_s32(u, zero), top)));
-  }
-  return vcombine_u8(vmovn_u16(vcombine_u16(code[0], code[1])),
-                     vmovn_u16(vcombine_u16(code[2], code[3])));
+  for (int j = 0; j < 4; j++)
+    code[j] = vqmovun_s32(vcvtq_s32_f32(vaddq_f32(t[j], vdupq_n_f32(0.5f))));
+  return vminq_u8(vcombine_u8(vqmovn_u16(vcombine_u16(code[0], code[1])),
+                              vqmovn_u16(vcombine_u16(code[2], code[3]))),
+                  vdupq_n_u8((uint8_t)((1u << bits) - 1)));
 }
 
 static void store_scores(const struct epilogue *e, size_t p, unsigned c) {
@@ -266,22 +308,18 @@ static void epilogue(const struct epilogue *e) {
         (e->bits ? store_bytes : store_scores)(e, p, c);
 }
 
-/* The threshold of step j for each lane's residual code; t is [codes][steps][32]. */
-static inline int16x8_t threshold_of(const int16_t *t, const int codes, const int steps, int j,
+/* The threshold of step j for each lane's residual code, of t[codes][steps]. */
+static inline int16x8_t threshold_of(const int16x8_t *t, const int codes, const int steps, int j,
                                      uint16x8_t r0, uint16x8_t r1) {
-  int16x8_t chosen = vld1q_s16(t + j * 32);
-  if (codes > 1) chosen = vbslq_s16(r0, vld1q_s16(t + (steps + j) * 32), chosen);
-  if (codes > 2) {
-    const int16x8_t high =
-        vbslq_s16(r0, vld1q_s16(t + (3 * steps + j) * 32), vld1q_s16(t + (2 * steps + j) * 32));
-    chosen = vbslq_s16(r1, high, chosen);
-  }
+  int16x8_t chosen = t[j];
+  if (codes > 1) chosen = vbslq_s16(r0, t[steps + j], chosen);
+  if (codes > 2) chosen = vbslq_s16(r1, vbslq_s16(r0, t[3 * steps + j], t[2 * steps + j]), chosen);
   return chosen;
 }
 
 /* Codes of 8 channels, as 16-bit lanes: the number of thresholds that acc does not exceed, counted
  * down from `steps`, or up where the channel falls. */
-static inline uint16x8_t not_exceeded(int16x8_t acc, const int16_t *t, const int codes,
+static inline uint16x8_t not_exceeded(int16x8_t acc, const int16x8_t *t, const int codes,
                                       const int steps, uint16x8_t r0, uint16x8_t r1) {
   uint16x8_t count = vcgeq_s16(threshold_of(t, codes, steps, 0, r0, r1), acc);
   UNROLLED
@@ -290,54 +328,79 @@ static inline uint16x8_t not_exceeded(int16x8_t acc, const int16_t *t, const int
   return count; /* -number */
 }
 
-/* 8 lanes of ones where a byte's bits are set. */
+/* 8 lanes of ones where a byte's bits are set; the byte after it is read as well. */
 static inline uint16x8_t spread_wide(const uint8_t *bits) {
-  const uint8x8_t mask = vtst_u8(vld1_dup_u8(bits), vld1_u8(bit_of_lane));
-  return vreinterpretq_u16_s16(vmovl_s8(vreinterpret_s8_u8(mask)));
+  static const uint16_t lanes[8] = {1, 2, 4, 8, 16, 32, 64, 128};
+  uint16_t two;
+  memcpy(&two, bits, 2);
+  return vtstq_u16(vld1q_dup_u16(&two), vld1q_u16(lanes));
 }
 
-/* 64 channels of every pixel, 8 at a time: their thresholds are read again for each pixel, since
- * ARMv7 has no registers for them. With m the thresholds not exceeded, the code is steps - m,
- * which is m ^ steps, or m where the channel falls. */
+enum { SPAN = 16 }; /* pixels whose codes wait as bytes */
+
+/* 8 channels of `count` pixels, of whose sums `box` makes acc: minus the number of thresholds not
+ * exceeded, as bytes. */
+TILE count_8(const struct epilogue *e, unsigned c, size_t first, size_t count, const int k,
+             const int residual_bits, const int bits, const int16x8_t box[SPAN],
+             uint8_t counts[SPAN * 64]) {
+  const struct epilogue_term *term = &e->term[0];
+  const int steps = bits == 2 ? 3 : 1, codes = 1 << residual_bits;
+  const size_t plane = (e->all_channels + 63) / 64 * 8, at = (e->first + c) / 8;
+  const size_t stride = term->sum_stride;
+  const int16_t *thresholds =
+      e->thresholds + (e->first + c) / 32 * (size_t)(32 * steps * codes) + (e->first + c) % 32;
+  const uint16_t *sums = (const uint16_t *)term->sums + first * stride + c;
+  const uint8_t *residual = NULL;
+  if (residual_bits)
+    residual = (const uint8_t *)e->residual[0].codes + first * residual_bits * plane + at;
+  int16x8_t t[12];
+  UNROLLED
+  for (int j = 0; j < steps * codes; j++) t[j] = vld1q_s16(thresholds + 32 * j);
+  ROLLED
+  for (size_t p = 0; p < count; p++, sums += stride) {
+    uint16x8_t r0 = vdupq_n_u16(0), r1 = r0;
+    if (residual_bits) r0 = spread_wide(residual);
+    if (residual_bits == 2) r1 = spread_wide(residual + plane);
+    residual += (unsigned)residual_bits * plane;
+    int16x8_t acc = vreinterpretq_s16_u16(vld1q_u16(sums));
+    acc = vaddq_s16(k == 2 ? vaddq_s16(acc, acc) : acc, box[p]);
+    vst1_u8(counts + 64 * p, vmovn_u16(not_exceeded(acc, t, codes, steps, r0, r1)));
+  }
+}
+
+/* 64 channels of every pixel, 8 at a time, so that registers hold their thresholds. With m the
+ * thresholds not exceeded, the code is steps - m, which is m ^ steps, or m where the channel falls.
+ */
 TILE threshold_block(const struct epilogue *e, unsigned c, const int residual_bits,
                      const int bits) {
-  const struct epilogue_term *term = &e->term[0];
-  const int steps = bits == 2 ? 3 : 1, codes = 1 << residual_bits, box_scale = term->box_scale;
   const size_t plane = (e->all_channels + 63) / 64 * 8, at = (e->first + c) / 8;
-  const size_t pixels = e->pixels, stride = term->sum_stride;
-  const int16_t *thresholds = e->thresholds + (e->first + c) * (size_t)(steps * codes);
-  const uint8_t *residual = residual_bits ? (const uint8_t *)e->residual[0].codes + at : NULL;
+  const uint8x16_t steps = vdupq_n_u8(bits == 2 ? 3 : 1);
   uint8_t *out = (uint8_t *)e->out + at;
-  const uint16_t *sums = (const uint16_t *)term->sums + c;
-  const int32_t *box_sums = term->box;
-  const int16x8_t twice = vdupq_n_s16(term->k == 2 ? -1 : 0);
   uint8x16_t rising[4];
   UNROLLED
   for (int i = 0; i < 4; i++)
-    rising[i] = vandq_u8(vmvnq_u8(spread((const uint8_t *)e->flips + at + 2 * i)),
-                         vdupq_n_u8((uint8_t)steps));
-  ROLLED
-  for (size_t p = 0; p < pixels; p++, sums += stride, out += (unsigned)bits * plane) {
-    const int16x8_t box = vdupq_n_s16((int16_t)(box_scale * box_sums[p]));
-    uint8_t counts[64]; /* minus the thresholds not exceeded */
-    const int16_t *t = thresholds;
+    rising[i] = vandq_u8(vmvnq_u8(spread((const uint8_t *)e->flips + at + 2 * i)), steps);
+  for (size_t first = 0; first < e->pixels; first += SPAN) {
+    const size_t count = e->pixels - first < SPAN ? e->pixels - first : SPAN;
+    uint8_t counts[SPAN * 64];
+    int16x8_t box[SPAN];
+    for (size_t p = 0; p < count; p++)
+      box[p] = vdupq_n_s16((int16_t)(e->term[0].box_scale * e->term[0].box[first + p]));
     ROLLED
-    for (int i = 0; i < 8; i++, t += i % 4 ? 8 : 32 * steps * codes - 24) {
-      uint16x8_t r0 = vdupq_n_u16(0), r1 = r0;
-      if (residual_bits) r0 = spread_wide(residual + i);
-      if (residual_bits == 2) r1 = spread_wide(residual + plane + i);
-      int16x8_t acc = vreinterpretq_s16_u16(vld1q_u16(sums + 8 * i));
-      acc = vaddq_s16(vaddq_s16(acc, vandq_s16(acc, twice)), box);
-      vst1_u8(counts + 8 * i, vmovn_u16(not_exceeded(acc, t, codes, steps, r0, r1)));
+    for (unsigned i = 0; i < 64; i += 8)
+      if (e->term[0].k == 2)
+        count_8(e, c + i, first, count, 2, residual_bits, bits, box, counts + i);
+      else
+        count_8(e, c + i, first, count, 1, residual_bits, bits, box, counts + i);
+    for (size_t p = 0; p < count; p++, out += (unsigned)bits * plane) {
+      uint8x16_t code[4];
+      UNROLLED
+      for (int i = 0; i < 4; i++) {
+        const int8x16_t minus = vld1q_s8((const int8_t *)counts + 64 * p + 16 * i);
+        code[i] = veorq_u8(vreinterpretq_u8_s8(vnegq_s8(minus)), rising[i]);
+      }
+      store_word(code, (unsigned)bits, plane, out);
     }
-    uint8x16_t code[4];
-    UNROLLED
-    for (int i = 0; i < 4; i++) {
-      const int8x16_t count = vnegq_s8(vld1q_s8((const int8_t *)counts + 16 * i));
-      code[i] = veorq_u8(vreinterpretq_u8_s8(count), rising[i]);
-    }
-    store_word(code, (unsigned)bits, plane, out);
-    if (residual_bits) residual += (unsigned)residual_bits * plane;
   }
 }
 
@@ -369,13 +432,15 @@ static void epilogue_threshold(const struct epilogue *e) {
   .expand = {[FORM_BITS] = expand_bits, [FORM_LUT4] = expand_lut4, [FORM_INT8] = expand_int8}, \
   .epilogue = epilogue, .epilogue_threshold = epilogue_threshold, .sum_codes = sum_codes_neon, \
   .unpack = unpack, .pack = pack, .lerp = lerp, .lerp_columns = lerp_columns,                  \
-  .argmax_row = argmax_row
+  .argmax_row = bfcn_argmax_row_neon
 
 const struct backend bfcn_backend_neon = {.name = "neon", .wide_zero = 128, NEON_BACKEND};
 /* Beyond NEON, only matrix kernels differ. */
 #if defined(__aarch64__)
-const struct backend bfcn_backend_dotprod = {.name = "dotprod", .wide_zero = 128, NEON_BACKEND};
-const struct backend bfcn_backend_i8mm = {.name = "i8mm", NEON_BACKEND};
+const struct backend bfcn_backend_dotprod = {
+    .name = "dotprod", .wide_zero = 128, NEON_BACKEND, .expand[FORM_LUT5] = expand_lut5};
+const struct backend bfcn_backend_i8mm = {
+    .name = "i8mm", NEON_BACKEND, .expand[FORM_LUT5] = expand_lut5};
 #endif
 
 #endif

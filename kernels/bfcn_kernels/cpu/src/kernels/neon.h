@@ -46,5 +46,37 @@ static inline void add_to(uint16_t *sums, uint16x8_t v, const struct gemm *g) {
   vst1q_u16(sums, v);
 }
 
+/* 4 sums of int8 products, likewise. */
+static inline void add_to_s32(int32_t *sums, int32x4_t v, const struct gemm *g) {
+  v = vshlq_s32(v, vdupq_n_s32((int32_t)g->shift));
+  if (g->accumulate) v = vaddq_s32(v, vld1q_s32(sums));
+  vst1q_s32(sums, v);
+}
+
+/* The frame of an int8 tile: its `totals` start at 0 and double from one plane of weights to the
+ * next; for each tap the statement given finds its p pixels at x and its weights at w, which it
+ * moves past them. */
+#define INT8_TAPS(g, total, totals, p, ...)                                      \
+  UNROLLED                                                                       \
+  for (int i = 0; i < (totals); i++) total[i] = vdupq_n_s32(0);                  \
+  for (unsigned plane = (g)->planes; plane-- > 0;) {                             \
+    const int8_t *w = (const int8_t *)(g)->weights + plane * (g)->plane_bytes;   \
+    UNROLLED                                                                     \
+    for (int i = 0; i < (totals); i++) total[i] = vaddq_s32(total[i], total[i]); \
+    for (size_t row = 0; row < (g)->rows; row++)                                 \
+      for (size_t column = 0; column < (g)->columns; column++) {                 \
+        const uint8_t *const *pixels = (g)->pixels + row * (g)->row_stride;      \
+        const uint8_t *x[p];                                                     \
+        UNROLLED                                                                 \
+        for (int i = 0; i < (p); i++)                                            \
+          x[i] = pixels[i] + (g)->first_byte + column * (g)->column_bytes;       \
+        __VA_ARGS__                                                              \
+      }                                                                          \
+  }
+
+/* neon_rows.c */
+void bfcn_argmax_row_neon(const float *top, const float *bottom, float l, unsigned channels,
+                          size_t width, uint8_t *labels);
+
 #endif
 #endif
