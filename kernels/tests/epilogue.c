@@ -1,6 +1,6 @@
 /* Every backend's epilogue, through float32 and through thresholds, against the portable one: the
  * same scores or codes, also where they take the place of the residual, and padding channels that
- * stay 0 whatever their sums hold. */
+ * stay 0 whatever their sums hold; and its argmax, of denormal scores, too. */
 #include "conv_plan.h"
 
 #include <stdio.h>
@@ -159,6 +159,29 @@ static int test(unsigned channels, unsigned bits, unsigned residual_bits, struct
   return failed;
 }
 
+/* Labels of rows of scores, some of them 0, of a magnitude of about `unit`. */
+static int test_argmax(unsigned channels, size_t width, float unit, float l) {
+  enum { MOST = 21 * 40 };
+  float top[MOST], bottom[MOST];
+  for (size_t i = 0; i < channels * width; i++) {
+    top[i] = next() % 4 ? ((float)(next() % 2001) - 1000) * unit : 0;
+    bottom[i] = next() % 4 ? ((float)(next() % 2001) - 1000) * unit : top[i];
+  }
+  uint8_t expected[40], labels[40];
+  int failed = 0;
+  bfcn_backend_portable.argmax_row(top, bottom, l, channels, width, expected);
+  for (int isa = 0; isa <= (int)bfcn_best_isa(); isa++) {
+    const struct backend *backend = bfcn_backend((enum isa)isa);
+    memset(labels, 0xa5, sizeof labels);
+    backend->argmax_row(top, bottom, l, channels, width, labels);
+    if (!memcmp(labels, expected, width)) continue;
+    printf("%s: argmax of %u channels x %zu differs, scores of %g, l %g\n", backend->name, channels,
+           width, unit, l);
+    failed = 1;
+  }
+  return failed;
+}
+
 int main(void) {
   static const unsigned channels[] = {1, 19, 63, 64, 65, 130}, bits[] = {0, 1, 2, 3, 4, 5, 8};
   static const struct variant variants[] = {
@@ -171,6 +194,12 @@ int main(void) {
         for (size_t v = 0; v < (channels[i] == 19 || channels[i] == 64 ? VARIANTS : 1);
              v++, tested++)
           failures += test(channels[i], bits[b], bits[r], variants[v]);
+  static const unsigned widths[] = {1, 7, 8, 9, 16, 33, 40};
+  static const float units[] = {1, 0x1p-105f, 0x1p-126f, 0x1p-140f},
+                     fractions[] = {0, 0.3f, 0x1p-25f};
+  for (size_t w = 0; w < sizeof widths / sizeof *widths; w++)
+    for (size_t u = 0; u < 4 * 3; u++)
+      failures += test_argmax(1 + 20 * (w % 2), widths[w], units[u / 3], fractions[u % 3]);
   printf("%d epilogues against %s\n", tested, bfcn_isas());
   return failures != 0;
 }
