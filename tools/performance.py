@@ -1,4 +1,4 @@
-"""Write the tables and the chart of docs/performance.md from results/cpu.csv, kernels.csv and arm.csv."""
+"""Write the tables of docs/performance.md and README.md, and a chart, from the CSVs in results/."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from _mmseg import errors_in_one_line
 from bench import markdown, report
 
-PAGE = report.ROOT / 'docs' / 'performance.md'
+PAGES = (report.ROOT / 'docs' / 'performance.md', report.ROOT / 'README.md')
 CHART = report.ROOT / 'docs' / 'performance.png'
 RESULTS = report.ROOT / 'results'
 
@@ -18,21 +18,24 @@ def main() -> None:
     parser.add_argument(
         '--check',
         action='store_true',
-        help='write nothing; exit status 1 if the page is not up to date',
+        help='write nothing; exit status 1 if a page is not up to date',
     )
     args = parser.parse_args()
     with errors_in_one_line():
         cpu, kernels = (report.read(RESULTS / f'{name}.csv') for name in ('cpu', 'kernels'))
-        before = PAGE.read_text()
-        after = markdown.filled(before, cpu, kernels)
+        for page in PAGES:
+            before = page.read_text()
+            after = markdown.filled(before, cpu, kernels)
+            if not args.check:
+                page.write_text(after)
+            elif before != after:
+                sys.exit(f'{page} is not what the CSVs say: {sys.argv[0]}')
         if args.check:
-            sys.exit(0 if before == after else f'{PAGE} is not what the CSVs say: {sys.argv[0]}')
-        PAGE.write_text(after)
+            sys.exit(0)
         if main_size := markdown.at_main_size(cpu):
             report.chart(main_size, CHART)
-    print(
-        f'{PAGE.relative_to(report.ROOT)}: {len(cpu)} rows of networks, {len(kernels)} of kernels'
-    )
+    print(f'{len(cpu)} rows of networks, {len(kernels)} of kernels: wrote')
+    print(*(page.relative_to(report.ROOT) for page in PAGES), sep='\n')
 
 
 if __name__ == '__main__':

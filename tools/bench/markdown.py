@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md, made of the committed CSVs and of nothing else."""
+"""The tables of docs/performance.md and README.md, made of the committed CSVs and of nothing else."""
 
 from __future__ import annotations
 
@@ -25,6 +25,25 @@ def machine(cpu: Rows, kernel_rows: Rows) -> str:
         f'{listed}; Python {last["python"]}; C built by {last["compiler"]}. Network: {last["network"]}, '
         f'{last["weights"]} weights.'
     )
+
+
+def headline(cpu: Rows, _: Rows) -> str:
+    """The 1-2 network on one core: every size and instruction set, a line each."""
+    lines = []
+    for key, rows in report.grouped(cpu).items():
+        ours = [r for r in rows if (r['contender'], r['precision']) == ('bfcn', '1-2')]
+        if key[3] != 1 or not ours:
+            continue
+        row = ours[0]
+        peers = sorted({row['over_float32_peer'], row['over_int8_peer']})
+        lines.append(
+            [report.title(key).replace(', 1 core', ''), _ms(row['median_ms'])]
+            + [f'{_short(row, "over_float32")}x', f'{_short(row, "over_int8")}x', ', '.join(peers)]
+            + [f'{maps_ratio(row, rows):.1f}x', _mb(row['weight_bytes'])]
+        )
+    header = ['image', 'ms', 'faster than float32', 'than int8', 'the best peer']
+    header += ['less map memory', 'weights in memory, MB']
+    return _table(header, lines) if lines else NOTHING
 
 
 def speed(isa: str) -> Callable[[Rows, Rows], str]:
@@ -178,6 +197,7 @@ def kernel_layers(isa: str, bits: str) -> Callable[[Rows, Rows], str]:
 
 TABLES: dict[str, Callable[[Rows, Rows], str]] = {
     'machine': machine,
+    'headline': headline,
     'chart': chart,
     'missed': missed,
     'speed-avx512': speed('avx512'),
