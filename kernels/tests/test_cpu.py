@@ -14,7 +14,7 @@ from bfcn_kernels.cpu import Engine, build, isas
 from bfcn_kernels.gguf_container import parse_container
 from bfcn_kernels.gguf_io import Metadata
 from bfcn_kernels.nets import resnet_bfcn, toy
-from bfcn_kernels.ops import RESIZE_MODES, ArgMax, Resize
+from bfcn_kernels.ops import RESIZE_MODES, ArgMax, MaxPool, Resize
 from bfcn_kernels.testing import random_graph
 
 
@@ -71,6 +71,19 @@ def test_residual_network_equals_oracle(tmp_path, w, a):
     path = _write(tmp_path, resnet_bfcn(18, w, a, classes=5, width=16))
     for isa in isas():
         _assert_equal(path, random_image(33, 65), isa=isa, threads=2)
+
+
+@pytest.mark.parametrize('bits', [1, 2, 3, 8])
+def test_max_pools_equal_oracle(tmp_path, bits):
+    """More channels than a word has, windows past every edge."""
+    net = Builder(6)
+    net.image_codes('pixels')
+    net.conv('codes', [net.term('pixels', 130, 3, bits=8, form=1)], bits)
+    net.add(MaxPool('pooled', 'codes', (3, 3), (2, 2), (1, 1)))
+    net.add(MaxPool('wide', 'pooled', (2, 5), (1, 3), (1, 2), (3, 2), ceil=True))
+    path = _write(tmp_path, net.graph())
+    for isa in isas():
+        _assert_equal(path, random_image(13, 22), isa=isa, threads=2)
 
 
 @pytest.mark.parametrize('mode', RESIZE_MODES)

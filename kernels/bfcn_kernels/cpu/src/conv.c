@@ -184,9 +184,9 @@ static void point(const struct task *task, const struct conv_term *t, size_t fir
       pixels[ky * stride + i] = pixels[ky * stride];
 }
 
-/* Sums that thresholds read are kept as k * sum: they fit 16 bits whatever the sum does. */
-static int sums_are_doubled(const struct conv *conv, const struct conv_term *t) {
-  return conv->thresholds && t->k == 2;
+/* Twice a sum that thresholds read fits 16 bits, too. */
+static int sums_are_doubled(const struct task *task, const struct conv_term *t) {
+  return task->conv->thresholds && t->k == 2 && bfcn_backend(task->s->isa)->doubled_sums;
 }
 
 static void multiply(const struct task *task, const struct conv_term *t, size_t count) {
@@ -205,7 +205,7 @@ static void multiply(const struct task *task, const struct conv_term *t, size_t 
                    .wide = t->from.bits > 7,
                    .pairs_fit = t->pairs_fit,
                    .sum_stride = stride};
-  const unsigned doubled = sums_are_doubled(conv, t);
+  const unsigned doubled = sums_are_doubled(task, t);
   const unsigned end = task->lane_end < conv->outputs ? task->lane_end : conv->outputs;
   for (unsigned lane = task->lane; lane < end;) {
     const struct gemm_kernel *k = kernel_for_outputs(t->kernel, end - lane, conv->grid.width);
@@ -272,7 +272,7 @@ static struct epilogue_term summed(const struct task *task, const struct conv_te
   return (struct epilogue_term){.sums = task->scratch + t->sums_at,
                                 .sum_stride = task->lane_end - task->lane,
                                 .sum_bits = t->kernel->sum_bits,
-                                .k = sums_are_doubled(task->conv, t) ? 1 : t->k,
+                                .k = sums_are_doubled(task, t) ? 1 : t->k,
                                 .box_scale = t->box_scale,
                                 .box = (const int32_t *)(task->scratch + t->box_at),
                                 .offset = t->offset,

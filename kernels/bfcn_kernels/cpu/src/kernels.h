@@ -132,6 +132,7 @@ struct backend {
   void (*expand[FORMS])(const struct expand *expand);
   void (*epilogue)(const struct epilogue *epilogue);           /* through float32 */
   void (*epilogue_threshold)(const struct epilogue *epilogue); /* 16-bit thresholds, bits 1..2 */
+  int doubled_sums; /* where k is 2, thresholds read sums that the matrix kernel has doubled */
   /* sums[p] = sum of the codes of pixel p */
   void (*sum_codes)(const uint64_t *planes, unsigned bits, unsigned words, size_t pixels,
                     int32_t *sums);

@@ -40,6 +40,25 @@ static struct taps taps(unsigned i, unsigned k, unsigned s, unsigned p, unsigned
   return (struct taps){(unsigned)first, (unsigned)(end < 0 ? 0 : end < in ? end : in)};
 }
 
+/* Largest codes of 2 bits: the lower bit of those that have the upper one, if any has. */
+static void max_two_planes(const struct rows *r, struct taps ty, struct taps tx, uint64_t *out) {
+  const struct window *w = &r->op->window;
+  const unsigned words = r->s->slots[r->value].words;
+  const uint64_t *data = source_data(r, 0);
+  for (unsigned i = 0; i < words; i++) {
+    uint64_t lower = 0, upper = 0, both = 0;
+    for (unsigned y = ty.first; y < ty.end; y += w->dh) {
+      const uint64_t *row = data + (size_t)y * r->in.width * 2 * words + i;
+      for (unsigned x = tx.first; x < tx.end; x += w->dw) {
+        const uint64_t low = row[(size_t)x * 2 * words], high = row[(size_t)x * 2 * words + words];
+        lower |= low, upper |= high, both |= low & high;
+      }
+    }
+    out[i] = both | (lower & ~upper);
+    out[words + i] = upper;
+  }
+}
+
 /* Largest codes plane by plane: from the top, a tap stays alive while it has the largest bits. */
 static void max_planes(const struct rows *r, struct taps ty, struct taps tx, uint64_t *out) {
   const struct window *w = &r->op->window;
@@ -81,7 +100,9 @@ static void max_pool(const struct rows *r, unsigned row, unsigned end, uint8_t *
     for (unsigned x = 0; x < r->out.width; x++) {
       const struct taps tx = taps(x, w->kw, w->sw, w->pw, w->dw, r->in.width);
       const size_t pixel = (size_t)row * r->out.width + x;
-      if (out->words)
+      if (out->words && r->to.bits == 2)
+        max_two_planes(r, ty, tx, (uint64_t *)out->data + pixel * out->words * 2);
+      else if (out->words)
         max_planes(r, ty, tx, (uint64_t *)out->data + pixel * out->words * r->to.bits);
       else
         max_bytes(r, ty, tx, (uint8_t *)out->data + pixel * r->to.channels);

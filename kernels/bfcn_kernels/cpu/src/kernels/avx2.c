@@ -827,6 +827,7 @@ const struct backend bfcn_backend_avx2 = {
                [FORM_INT16] = expand_int16},
     .epilogue = epilogue,
     .epilogue_threshold = epilogue_threshold,
+    .doubled_sums = 1,
     .sum_codes = sum_codes,
     .unpack = unpack,
     .pack = pack,

@@ -513,6 +513,7 @@ const struct backend bfcn_backend_avx512 = {
     .expand = {[FORM_BITS] = expand_bits, [FORM_LUT6] = expand_lut6, [FORM_INT8] = expand_int8},
     .epilogue = epilogue,
     .epilogue_threshold = epilogue_threshold,
+    .doubled_sums = 1,
     .sum_codes = sum_codes_wide,
     .unpack = unpack,
     .pack = pack,
