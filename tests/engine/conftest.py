@@ -2,17 +2,34 @@
 
 import itertools
 import logging
+import signal
 
 import pytest
 import torch
 from helpers import tiny_config
+from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from mmseg.registry import TRANSFORMS
 
 import bfcn_mm  # noqa: F401
 
 _names = itertools.count()
+
+
+@TRANSFORMS.register_module()
+class InterruptAt(BaseTransform):
+    """Interrupts the process when the image of the given count passes."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def transform(self, results):
+        self.count -= 1
+        if self.count == 0:
+            signal.raise_signal(signal.SIGINT)
+        return results
 
 
 @pytest.fixture(scope='session')

@@ -9,8 +9,6 @@ import subprocess
 import pytest
 import torch
 from helpers import TOOLS, command, environment, run_script, tiny_config, write_config
-from mmcv.transforms import BaseTransform
-from mmseg.registry import TRANSFORMS
 
 ITERS = 7
 QUANT = dict(w=1, a=2, calibrate=2, decay=dict(start=4, rate=1, every=2))  # at 0, 2, 4: w 4, 3, 2
@@ -124,20 +122,6 @@ def test_ctrl_c_reaches_workers_too(tmp_path, streets, trained, assert_same_stat
     )
 
 
-@TRANSFORMS.register_module()
-class CtrlC(BaseTransform):
-    """Interrupts the process when the image of the given count passes."""
-
-    def __init__(self, count):
-        self.count = count
-
-    def transform(self, results):
-        self.count -= 1
-        if self.count == 0:
-            signal.raise_signal(signal.SIGINT)
-        return results
-
-
 @pytest.mark.parametrize(('loader', 'count', 'stop'), [('train', 12, 3), ('val', 2, 4)])
 def test_ctrl_c_between_iterations(
     make_runner, trained, tmp_path, streets, assert_same_state, loader, count, stop
@@ -148,7 +132,7 @@ def test_ctrl_c_between_iterations(
         train_cfg=dict(type='IterBasedTrainLoop', max_iters=6, val_interval=4),
     )
     config = copy.deepcopy(tiny_config(streets)[f'{loader}_dataloader'])
-    config['dataset']['pipeline'].insert(0, dict(type='CtrlC', count=count))
+    config['dataset']['pipeline'].insert(0, dict(type='InterruptAt', count=count))
     runner = make_runner(**{f'{loader}_dataloader': config}, **settings)
     with pytest.raises(KeyboardInterrupt):
         runner.train()

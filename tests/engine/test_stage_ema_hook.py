@@ -1,14 +1,11 @@
 """Averages that start anew where bits fall, and resume exactly."""
 
 import copy
-import signal
 
 import pytest
 import torch
 from helpers import tiny_config
-from mmcv.transforms import BaseTransform
 from mmengine.runner import Runner
-from mmseg.registry import TRANSFORMS
 
 ITERS = 6
 QUANT = dict(w=1, a=2, calibrate=1, decay=dict(start=3, rate=1, every=2))  # w: 3 3 2 2 1 1
@@ -18,20 +15,6 @@ SETTINGS = dict(
     default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)),
 )
 LAYER = 'backbone.layer1.0.conv1.'
-
-
-@TRANSFORMS.register_module()
-class InterruptAt(BaseTransform):
-    """Interrupts the process when the image of the given count passes."""
-
-    def __init__(self, count):
-        self.count = count
-
-    def transform(self, results):
-        self.count -= 1
-        if self.count == 0:
-            signal.raise_signal(signal.SIGINT)
-        return results
 
 
 def saved(folder, stop):
