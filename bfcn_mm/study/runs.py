@@ -44,7 +44,7 @@ class Scale:
 
 SCALES = {
     'full': Scale('configs/bfcn_r18_camvid_fp32.py', 12000),
-    'half': Scale('configs/bfcn_r18_camvid_fp32_half.py', 3000),
+    'half': Scale('configs/bfcn_r18_camvid_fp32_half.py', 2000),
     # Proves in minutes that every command works; its figures mean nothing and reach no page.
     'tiny': Scale(
         'configs/bfcn_r18_camvid_fp32_half.py',
