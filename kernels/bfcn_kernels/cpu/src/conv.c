@@ -193,7 +193,8 @@ static void multiply(const struct task *task, const struct conv_term *t, size_t 
   const struct conv *conv = task->conv;
   const size_t stride = task->lane_end - task->lane, sum_bytes = t->kernel->sum_bits / 8;
   const uint8_t *const *pixels = (const uint8_t *const *)(task->scratch + t->pixels_at);
-  struct gemm g = {.row_stride = conv->block_pixels + TILE_PIXELS,
+  struct gemm g = {.pixels = pixels,
+                   .row_stride = conv->block_pixels + TILE_PIXELS,
                    .rows = t->rows,
                    .columns = t->columns,
                    .column_bytes = t->term->window.dw * t->pixel_bytes,
@@ -210,17 +211,15 @@ static void multiply(const struct task *task, const struct conv_term *t, size_t 
   for (unsigned lane = task->lane; lane < end;) {
     const struct gemm_kernel *k = kernel_for_outputs(t->kernel, end - lane, conv->grid.width);
     const unsigned block = lane / k->lanes;
+    g.tiles = (count + k->mr - 1) / k->mr;
     g.weights = t->weights + block * t->block_bytes;
+    g.sums = task->scratch + t->sums_at + (lane - task->lane) * sum_bytes;
     for (unsigned pass = 0; pass < t->passes; pass++) {
       g.first_byte = pass * t->pass_bytes + (t->first_channel ? t->first_channel[block] : 0) *
                                                 step_of(t->kernel->form).code_bytes;
       g.shift = pass * k->pass_planes + doubled;
       g.accumulate = pass > 0;
-      for (size_t p = 0; p < count; p += k->mr) {
-        g.pixels = pixels + p;
-        g.sums = task->scratch + t->sums_at + (p * stride + (lane - task->lane)) * sum_bytes;
-        k->run(&g);
-      }
+      k->run(&g);
     }
     lane += k->nr;
   }

@@ -6,7 +6,7 @@
  *     sum[p][o] = sum over rows, columns, steps of weight(o) * activation(p)
  *
  * where pixel p finds kernel row r at pixels[r * row_stride + p], and the taps of one row lie
- * column_bytes apart. An epilogue turns sums into codes. */
+ * column_bytes apart; then the next mr pixels' tile. An epilogue turns sums into codes. */
 #ifndef BFCN_KERNELS_H
 #define BFCN_KERNELS_H
 
@@ -38,6 +38,7 @@ enum isa {
 };
 
 struct gemm {
+  size_t tiles; /* of mr pixels each */
   const uint8_t *const *pixels;
   size_t row_stride;    /* pointers from one kernel row to the next */
   size_t rows, columns; /* of the filter */

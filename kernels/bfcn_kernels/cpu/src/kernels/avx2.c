@@ -87,10 +87,6 @@ TILE lut4_short_tile(const struct gemm *g, const int p, const int nv) {
 
 /* p pixels x nv vectors of 32 outputs. Bytes are summed for a run of lookups, then widened. */
 TILE lut4_tile(const struct gemm *g, const int p, const int nv) {
-  if (g->planes * g->rows * g->columns == 1 && g->steps <= g->run) {
-    lut4_short_tile(g, p, nv);
-    return;
-  }
   __m256i total[8], high[8];
   UNROLLED
   for (int i = 0; i < p * nv; i++) total[i] = high[i] = _mm256_setzero_si256();
@@ -126,6 +122,13 @@ TILE lut4_tile(const struct gemm *g, const int p, const int nv) {
   for (int i = 0; i < p * nv; i++)
     store_lut_sums(g, (uint16_t *)g->sums + (size_t)(i / nv) * g->sum_stride + i % nv * 32,
                    total[i], high[i]);
+}
+
+TILE lut4_tiles(const struct gemm *g, const int p, const int nv) {
+  if (g->planes * g->rows * g->columns == 1 && g->steps <= g->run)
+    EACH_TILE(g, p, uint16_t, lut4_short_tile(&tile, p, nv));
+  else
+    EACH_TILE(g, p, uint16_t, lut4_tile(&tile, p, nv));
 }
 
 /* Three columns at stride 1 share their tables: those of p + 2 neighbouring source pixels serve p
@@ -182,34 +185,34 @@ TILE lut4_tile_k3(const struct gemm *g, const int p, const int nv) {
 }
 
 void lut4_gemm_a1_4x64__avx2(const struct gemm *g) {
-  lut4_tile(g, 4, 2);
+  lut4_tiles(g, 4, 2);
 }
 void lut4_gemm_a2_4x64__avx2(const struct gemm *g) {
-  lut4_tile(g, 4, 2);
+  lut4_tiles(g, 4, 2);
 }
 void lut4_gemm_a1_2x128__avx2(const struct gemm *g) {
-  lut4_tile(g, 2, 4);
+  lut4_tiles(g, 2, 4);
 }
 void lut4_gemm_a2_2x128__avx2(const struct gemm *g) {
-  lut4_tile(g, 2, 4);
+  lut4_tiles(g, 2, 4);
 }
 void lut4_gemm_a1_4x32__avx2(const struct gemm *g) {
-  lut4_tile(g, 4, 1);
+  lut4_tiles(g, 4, 1);
 }
 void lut4_gemm_a2_4x32__avx2(const struct gemm *g) {
-  lut4_tile(g, 4, 1);
+  lut4_tiles(g, 4, 1);
 }
 void lut4_gemm_a1_4x64k3__avx2(const struct gemm *g) {
-  lut4_tile_k3(g, 4, 2);
+  EACH_TILE(g, 4, uint16_t, lut4_tile_k3(&tile, 4, 2));
 }
 void lut4_gemm_a2_4x64k3__avx2(const struct gemm *g) {
-  lut4_tile_k3(g, 4, 2);
+  EACH_TILE(g, 4, uint16_t, lut4_tile_k3(&tile, 4, 2));
 }
 void lut4_gemm_a1_8x32k3__avx2(const struct gemm *g) {
-  lut4_tile_k3(g, 8, 1);
+  EACH_TILE(g, 8, uint16_t, lut4_tile_k3(&tile, 8, 1));
 }
 void lut4_gemm_a2_8x32k3__avx2(const struct gemm *g) {
-  lut4_tile_k3(g, 8, 1);
+  EACH_TILE(g, 8, uint16_t, lut4_tile_k3(&tile, 8, 1));
 }
 
 /* p pixels x 16 outputs x 2 channels: 16-bit numbers, since 255 * 127 * 2 would pass the 16 bits
@@ -248,12 +251,12 @@ TILE int16_tile(const struct gemm *g, const int p) {
 }
 
 void int16_gemm_4x16__avx2(const struct gemm *g) {
-  int16_tile(g, 4);
+  EACH_TILE(g, 4, int32_t, int16_tile(&tile, 4));
 }
 
 /* Products of codes and weights of at most 4 bits: a lane of 16 bits takes 2 * 15 * 15 = 450 a
  * step, so 72 steps before it is widened. 4 pixels x 16 outputs x 4 channels. */
-void int4_gemm_4x16__avx2(const struct gemm *g) {
+TILE int4_tile(const struct gemm *g) {
   enum { PIXELS = 4, RUN = 72 };
   __m256i total[2 * PIXELS];
   UNROLLED
@@ -293,6 +296,10 @@ void int4_gemm_4x16__avx2(const struct gemm *g) {
     int32_t *sums = (int32_t *)g->sums + (size_t)(i / 2) * g->sum_stride + i % 2 * 8;
     _mm256_storeu_si256((__m256i *)sums, total[i]);
   }
+}
+
+void int4_gemm_4x16__avx2(const struct gemm *g) {
+  EACH_TILE(g, 4, int32_t, int4_tile(&tile));
 }
 
 static inline __m128i bytes_of(uint64_t word) {

@@ -78,9 +78,9 @@ TILE int8_tile(const struct gemm *g, const int wide) {
 
 void int8_gemm_8x8__dotprod(const struct gemm *g) {
   if (g->wide)
-    int8_tile(g, 1);
+    EACH_TILE(g, P, int32_t, int8_tile(&tile, 1));
   else
-    int8_tile(g, 0);
+    EACH_TILE(g, P, int32_t, int8_tile(&tile, 0));
 }
 
 TARGET_END

@@ -48,7 +48,7 @@ static inline __attribute__((always_inline)) void step8(int32x4_t total[4 * PAIR
   }
 }
 
-void int8_gemm_8x8__i8mm(const struct gemm *g) {
+TILE int8_tile(const struct gemm *g) {
   int32x4_t total[4 * PAIRS]; /* [pixels a, b][outputs 2n, 2n + 1] */
   INT8_TAPS(g, total, 4 * PAIRS, P, {
     size_t step = 0;
@@ -68,6 +68,10 @@ void int8_gemm_8x8__i8mm(const struct gemm *g) {
     add_to_s32(sums, vreinterpretq_s32_s64(vzip1q_s64(a, b)), g);
     add_to_s32(sums + g->sum_stride, vreinterpretq_s32_s64(vzip2q_s64(a, b)), g);
   }
+}
+
+void int8_gemm_8x8__i8mm(const struct gemm *g) {
+  EACH_TILE(g, P, int32_t, int8_tile(&tile));
 }
 
 TARGET_END

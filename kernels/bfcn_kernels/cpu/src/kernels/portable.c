@@ -1,11 +1,12 @@
 /* Plain C: what every other backend must equal, and what serves a CPU that has none. */
 #include "../kernels.h"
 #include "rows.h"
+#include "target.h"
 
 #include <string.h>
 
 /* 8 outputs x 64 channels a step, one activation plane a pass. */
-void bits_gemm_a1_1x8__portable(const struct gemm *g) {
+TILE bits_tile(const struct gemm *g) {
   int64_t total[8] = {0};
   for (unsigned plane = g->planes; plane-- > 0;) {
     const uint64_t *w = (const uint64_t *)((const uint8_t *)g->weights + plane * g->plane_bytes);
@@ -23,8 +24,12 @@ void bits_gemm_a1_1x8__portable(const struct gemm *g) {
     sums[o] = (int32_t)((uint32_t)(g->accumulate ? sums[o] : 0) + ((uint32_t)total[o] << g->shift));
 }
 
+void bits_gemm_a1_1x8__portable(const struct gemm *g) {
+  EACH_TILE(g, 1, int32_t, bits_tile(&tile));
+}
+
 /* 2 pixels x 16 outputs x 4 channels a step. */
-void int8_gemm_2x16__portable(const struct gemm *g) {
+TILE int8_tile(const struct gemm *g) {
   uint32_t total[2][16] = {{0}};
   for (unsigned plane = g->planes; plane-- > 0;) {
     const int8_t *w = (const int8_t *)g->weights + plane * g->plane_bytes;
@@ -48,6 +53,10 @@ void int8_gemm_2x16__portable(const struct gemm *g) {
     for (int o = 0; o < 16; o++)
       sums[o] = (int32_t)((uint32_t)(g->accumulate ? sums[o] : 0) + (total[p][o] << g->shift));
   }
+}
+
+void int8_gemm_2x16__portable(const struct gemm *g) {
+  EACH_TILE(g, 2, int32_t, int8_tile(&tile));
 }
 
 /* Planes stay planes; their number is rounded up to whole passes. */

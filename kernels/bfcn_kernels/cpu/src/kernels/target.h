@@ -26,4 +26,21 @@
 /* A tile function is inlined with its sizes as constants, so that its arrays become registers. */
 #define TILE static inline __attribute__((always_inline)) void
 
+/* `run` on &tile, tile by tile of mr pixels whose sums are of type `sum`. The copy is the kernel's
+ * own: its fields can stay in registers, where those of *g could change with every store. Where gcc
+ * 12 then has too few for the innermost loop, EACH_TILE_IN_MEMORY keeps them out. */
+#define EACH_TILE_AFTER(start, g, mr, sum, run)              \
+  do {                                                       \
+    struct gemm tile = *(g);                                 \
+    for (; tile.tiles > 0; tile.tiles--) {                   \
+      start;                                                 \
+      run;                                                   \
+      tile.pixels += (mr);                                   \
+      tile.sums = (sum *)tile.sums + (mr) * tile.sum_stride; \
+    }                                                        \
+  } while (0)
+#define EACH_TILE(g, mr, sum, run) EACH_TILE_AFTER((void)0, g, mr, sum, run)
+#define EACH_TILE_IN_MEMORY(g, mr, sum, run) \
+  EACH_TILE_AFTER(__asm__("" : "+m"(tile)), g, mr, sum, run)
+
 #endif
