@@ -97,14 +97,15 @@ STEPS_PER_CYCLE(int4_avx2, "avx2", __m256i, _mm256_setzero_si256(), MADD8, ADD16
 STEPS_PER_CYCLE(int16_avx2, "avx2", __m256i, _mm256_setzero_si256(), MADD, ADD32)
 #endif
 
-/* MACs of one weight plane (int8: of any weights) a cycle for one pass over the activations; 0
- * where it is not known. */
+/* MACs of one weight plane (int8: of any weights, 3 channels a lookup: of both) a cycle for one
+ * pass over the activations; 0 where it is not known. */
 static double ceiling(const struct gemm_kernel *kernel, double ghz) {
   static double known[ISAS][FORMS];
   double *rate = &known[kernel->isa][kernel->form];
   if (*rate > 0 || ghz == 0) return *rate;
 #if defined(__x86_64__)
   if (kernel->isa == ISA_AVX512 && kernel->form == FORM_LUT6) *rate = 64 * 6 * lut6_avx512(ghz);
+  if (kernel->isa == ISA_AVX512 && kernel->form == FORM_LUT3) *rate = 64 * 3 * lut6_avx512(ghz);
   if (kernel->isa == ISA_AVX512 && kernel->form == FORM_BITS) *rate = 512 * bits_avx512(ghz);
   if (kernel->isa == ISA_AVX512 && kernel->form == FORM_INT8) *rate = 64 * int8_avx512(ghz);
   if (kernel->isa == ISA_AVX2 && kernel->form == FORM_LUT4) *rate = 32 * 4 * lut4_avx2(ghz);

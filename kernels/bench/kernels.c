@@ -52,7 +52,8 @@ static double layer_ceiling(const struct gemm_kernel *k, const struct layer *l, 
   const double plane = ceiling(k, ghz);
   if (!k->pass_planes) return plane;
   const unsigned passes = (l->activation_bits + k->pass_planes - 1) / k->pass_planes;
-  return plane / (l->weight_bits * passes * (k->form == FORM_BITS ? k->pass_planes : 1));
+  const unsigned planes = k->form == FORM_LUT3 ? 1 : l->weight_bits;
+  return plane / (planes * passes * (k->form == FORM_BITS ? k->pass_planes : 1));
 }
 
 static void print(const struct gemm_kernel *k, const struct layer *l, unsigned count, double macs,

@@ -15,6 +15,7 @@ static unsigned passes_of(const struct gemm_kernel *k, const struct conv_term *t
 }
 
 static unsigned planes_of(const struct gemm_kernel *k, const struct conv_term *t) {
+  if (k->form == FORM_LUT3) return 1;
   if (!step_of(k->form).code_bytes) return t->term->bits;
   return k->form == FORM_INT8 && t->term->bits == 8 && t->term->form == 2 ? 2 : 1;
 }
@@ -30,6 +31,7 @@ static int serves(const struct gemm_kernel *k, const struct conv_term *t, unsign
   const struct window *w = &t->term->window;
   if (k->columns && (k->columns != w->kw || w->sw != 1 || w->dw != 1 || width % k->mr)) return 0;
   if (k->form == FORM_INT4 && (t->from.bits > 4 || t->term->bits > 4)) return 0;
+  if (k->form == FORM_LUT3 && t->term->bits != 2) return 0;
   if (step_of(k->form).code_bytes) return t->term->groups == 1 || k->nr == k->lanes;
   return t->term->groups == 1 && t->from.bits <= 4 &&
          (k->sum_bits == 32 || largest_sum(t) <= UINT16_MAX);
@@ -119,6 +121,7 @@ static void expanded_form(struct conv_term *t) {
     break;
   case FORM_LUT5:
   case FORM_LUT4:
+  case FORM_LUT3:
     t->pass_bytes = 2 * t->steps;
     break;
   default:

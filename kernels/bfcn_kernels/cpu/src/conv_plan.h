@@ -19,8 +19,8 @@ struct step {
 static inline struct step step_of(enum form form) {
   static const struct step steps[FORMS] = {[FORM_BITS] = {64, 8, 0}, [FORM_LUT6] = {6, 1, 0},
                                            [FORM_LUT5] = {5, 1, 0},  [FORM_LUT4] = {4, 1, 0},
-                                           [FORM_INT8] = {4, 4, 1},  [FORM_INT4] = {4, 4, 1},
-                                           [FORM_INT16] = {2, 4, 2}};
+                                           [FORM_LUT3] = {3, 1, 0},  [FORM_INT8] = {4, 4, 1},
+                                           [FORM_INT4] = {4, 4, 1},  [FORM_INT16] = {2, 4, 2}};
   return steps[form];
 }
 

@@ -15,6 +15,7 @@
 
 _Alignas(64) uint8_t bfcn_lut6[2][64 * 64];
 _Alignas(64) uint8_t bfcn_lut4[256 * 16];
+_Alignas(64) uint8_t bfcn_lut3[64 * 64];
 #if defined(__aarch64__)
 _Alignas(64) uint8_t bfcn_lut5[1024 * 32];
 #endif
@@ -112,9 +113,14 @@ const char *bfcn_isas(void) {
 
 static void fill_tables(void) {
   for (unsigned v = 0; v < 64; v++)
-    for (unsigned e = 0; e < 64; e++)
+    for (unsigned e = 0; e < 64; e++) {
       for (unsigned plane = 0; plane < 2; plane++)
         bfcn_lut6[plane][64 * v + e] = (uint8_t)(__builtin_popcount(v & e) << plane);
+      for (unsigned w = 0; w < 2; w++)
+        for (unsigned a = 0; a < 2; a++)
+          bfcn_lut3[64 * v + e] +=
+              (uint8_t)(__builtin_popcount(e >> 3 * w & v >> 3 * a & 7) << (w + a));
+    }
   for (unsigned v = 0; v < 256; v++)
     for (unsigned e = 0; e < 16; e++)
       bfcn_lut4[16 * v + e] =

@@ -18,10 +18,21 @@
  *   FORM_LUT6  the table of a pixel's 6 channels; weights: 6-bit indices into it
  *   FORM_LUT5  the table of a pixel's 5 channels; weights: 5-bit indices into it
  *   FORM_LUT4  the table of a pixel's 4 channels; weights: 4-bit indices into it
+ *   FORM_LUT3  the table of a pixel's 3 channels; weights of 2 bits: 6-bit indices, both planes
  *   FORM_INT8  4 channels as bytes; weights: 4 int8
  *   FORM_INT4  the same where both have at most 4 bits, so that sums of some products fit 16 bits
  *   FORM_INT16 2 channels as uint16; weights: 2 int16 */
-enum form { FORM_BITS, FORM_LUT6, FORM_LUT5, FORM_LUT4, FORM_INT8, FORM_INT4, FORM_INT16, FORMS };
+enum form {
+  FORM_BITS,
+  FORM_LUT6,
+  FORM_LUT5,
+  FORM_LUT4,
+  FORM_LUT3,
+  FORM_INT8,
+  FORM_INT4,
+  FORM_INT16,
+  FORMS
+};
 
 /* What an instruction set has, the ones after it have, too. */
 enum isa {
@@ -158,9 +169,11 @@ extern const struct backend bfcn_backend_portable, bfcn_backend_avx2, bfcn_backe
 /* Partial sums by index, shared by the LUT kernels; filled once by bfcn_tables_init().
  *   lut6[plane][64 * v + e] = popcount(v & e) << plane          e: 6 weight bits, v: 6 activation
  * bits lut4[16 * (v1 << 4 | v0) + e] = popcount(v0 & e) + 2 * popcount(v1 & e)
+ *   lut3[64 * (v1 << 3 | v0) + (e1 << 3 | e0)]: the sum of (e0 + 2 e1) (v0 + 2 v1) by channel
  *   lut5[32 * (v1 << 5 | v0) + e] = popcount(v0 & e) + 2 * popcount(v1 & e): on AArch64 alone */
 extern _Alignas(64) uint8_t bfcn_lut6[2][64 * 64];
 extern _Alignas(64) uint8_t bfcn_lut4[256 * 16];
+extern _Alignas(64) uint8_t bfcn_lut3[64 * 64];
 #if defined(__aarch64__)
 extern _Alignas(64) uint8_t bfcn_lut5[1024 * 32];
 #endif

@@ -33,13 +33,16 @@ static unsigned lut_byte(const struct lane *lane) {
 
 static void pack_lut(const struct conv_term *t, const struct lane *lane, const uint8_t *codes) {
   const unsigned width = step_of(t->kernel->form).channels, channels = t->from.channels;
+  const unsigned together = t->term->bits / t->planes; /* planes in an index, one after the other */
   const size_t taps = t->rows * t->columns;
   for (unsigned plane = 0; plane < t->planes; plane++)
     for (size_t tap = 0; tap < taps; tap++)
       for (size_t step = 0; step < t->steps; step++) {
         unsigned index = 0;
         for (unsigned i = 0; i < width && step * width + i < channels; i++)
-          index |= (codes[tap * channels + step * width + i] >> plane & 1u) << i;
+          for (unsigned b = 0; b < together; b++)
+            index |= (codes[tap * channels + step * width + i] >> (plane + b) & 1u)
+                     << (b * width + i);
         lane->block[plane * lane->plane_bytes + (tap * t->steps + step) * lane->step_bytes +
                     lut_byte(lane)] = (uint8_t)index;
       }
@@ -121,12 +124,14 @@ static int32_t zero_point_offset(const struct conv_term *t, const uint8_t *codes
   return (int32_t)(zero_shift(t) * sum);
 }
 
-/* No lane of any run of steps sums more than a byte holds. A lookup is at most the ones of its
- * index times the largest code; kernels that share tables sum all columns at once. */
+/* No lane of any run of steps sums more than a byte holds. A lookup is at most the sum of its
+ * weights times the largest code; kernels that share tables sum all columns at once. */
 static int sums_fit(const struct conv_term *t, unsigned padded, size_t run) {
   const struct gemm_kernel *k = t->kernel;
-  const uint8_t *const ones = &bfcn_lut6[0][64 * 63]; /* in an index of up to 6 bits */
-  const unsigned most = 255 / ((1u << k->pass_planes) - 1);
+  const uint8_t *const ones = &bfcn_lut6[0][64 * 63], *const thrice = &bfcn_lut3[64 * 63];
+  const int lut3 = k->form == FORM_LUT3; /* its table of the largest codes tells the product */
+  const uint8_t *const largest = lut3 ? thrice : ones;
+  const unsigned most = lut3 ? 255 : 255 / ((1u << k->pass_planes) - 1);
   const size_t shared = k->columns ? k->columns : 1, tap_bytes = t->steps * k->lanes;
   const uint8_t *const end = t->weights + padded / k->lanes * t->block_bytes;
   for (const uint8_t *taps = t->weights; taps < end; taps += shared * tap_bytes)
@@ -136,7 +141,7 @@ static int sums_fit(const struct conv_term *t, unsigned padded, size_t run) {
       for (size_t column = 0; column < shared; column++)
         for (size_t step = first; step < stop; step++)
           for (unsigned lane = 0; lane < k->lanes; lane++)
-            sums[lane] += ones[taps[column * tap_bytes + step * k->lanes + lane]];
+            sums[lane] += largest[taps[column * tap_bytes + step * k->lanes + lane]];
       for (unsigned lane = 0; lane < k->lanes; lane++)
         if (sums[lane] > most) return 0;
     }
@@ -177,8 +182,7 @@ int pack_weights(struct conv_term *t, unsigned outputs, unsigned padded) {
   }
   free(codes);
   const enum form form = t->kernel->form;
-  if (fine && (form == FORM_LUT6 || form == FORM_LUT5 || form == FORM_LUT4))
-    t->run = longest_run(t, padded);
+  if (fine && !step_of(form).code_bytes && form != FORM_BITS) t->run = longest_run(t, padded);
   if (fine && form == FORM_INT8) t->pairs_fit = pairs_fit(t, padded);
   return fine;
 }

@@ -127,6 +127,49 @@ static void expand_lut6(const struct expand *e) {
       expand_lut6_two(e, plane, steps, out, stride);
 }
 
+/* 8 bits from bit `low` + 3 f on for the lower byte of u16 lane f = 0..3, `high` for the upper. */
+static inline long long every_third(unsigned low, unsigned high) {
+  unsigned long long shifts = 0;
+  for (unsigned f = 0; f < 4; f++)
+    shifts |= (unsigned long long)((low + 3 * f) % 64 | (high + 3 * f) % 64 << 8) << 16 * f;
+  return (long long)shifts;
+}
+
+/* Fields of 3 bits of both planes, side by side: (field 1 << 3 | field 0) * 64. 32 steps are 12
+ * bytes of each plane, a qword 4 fields of both, from bit 0 on or, in every other one, from bit 4;
+ * those of the second plane lie 16 bits higher. */
+static void expand_lut3(const struct expand *e) {
+  const size_t steps = (e->channels + 2) / 3, bytes = 8ul * e->words, pixel = e->planes * bytes;
+  const long long first = 0x11100100, next = 0x01010101;
+  const __m512i source =
+      _mm512_set_epi64(first + 10 * next, first + 9 * next, first + 7 * next, first + 6 * next,
+                       first + 4 * next, first + 3 * next, first + next, first);
+  const long long low_0 = every_third(64 - 6, 2), low_4 = every_third(64 - 6 + 4, 2 + 4);
+  const long long high_0 = every_third(0, 16 - 1), high_4 = every_third(0, 16 - 1 + 4);
+  const __m512i low = _mm512_set_epi64(low_4, low_0, low_4, low_0, low_4, low_0, low_4, low_0);
+  const __m512i high =
+      _mm512_set_epi64(high_4, high_0, high_4, high_0, high_4, high_0, high_4, high_0);
+  const __m512i low_field = _mm512_set1_epi16(7 << 6), both_fields = _mm512_set1_epi16(63 << 6);
+  uint16_t *out = e->out;
+  for (size_t p = 0; p < e->pixels; p++)
+    for (unsigned plane = 0; plane < e->planes; plane += 2, out += steps) {
+      const uint8_t *from = (const uint8_t *)e->codes + p * pixel + plane * bytes;
+      for (size_t step = 0, at = 0; step < steps; step += 32, at += 12) {
+        const __mmask16 inside = (__mmask16)low_bits(bytes - at);
+        const __mmask16 also = plane + 1 < e->planes ? inside : 0;
+        const __m256i both =
+            _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_maskz_loadu_epi8(inside, from + at)),
+                                    _mm_maskz_loadu_epi8(also, from + bytes + at), 1);
+        const __m512i spread = _mm512_permutexvar_epi8(source, _mm512_castsi256_si512(both));
+        const __m512i fields = _mm512_ternarylogic_epi64(
+            low_field, _mm512_multishift_epi64_epi8(low, spread),
+            _mm512_multishift_epi64_epi8(high, spread), 0xca); /* where low_field: the first */
+        _mm512_mask_storeu_epi16(out + step, (__mmask32)low_bits(steps - step),
+                                 _mm512_and_si512(fields, both_fields));
+      }
+    }
+}
+
 static void unpack(const uint64_t *planes, unsigned bits, unsigned words, size_t pixels,
                    unsigned channels, uint8_t *codes) {
   for (size_t p = 0; p < pixels; p++, planes += bits * words, codes += channels)
@@ -510,7 +553,10 @@ static void argmax_row_wide(const float *top, const float *bottom, float l, unsi
 
 const struct backend bfcn_backend_avx512 = {
     .name = "avx512",
-    .expand = {[FORM_BITS] = expand_bits, [FORM_LUT6] = expand_lut6, [FORM_INT8] = expand_int8},
+    .expand = {[FORM_BITS] = expand_bits,
+               [FORM_LUT6] = expand_lut6,
+               [FORM_LUT3] = expand_lut3,
+               [FORM_INT8] = expand_int8},
     .epilogue = epilogue,
     .epilogue_threshold = epilogue_threshold,
     .doubled_sums = 1,
