@@ -51,6 +51,8 @@ int main(void) {
     }
     int served = 0;
     if (kernel->mr > TILE_PIXELS) failures++, printf("%s: mr > TILE_PIXELS\n", kernel->name);
+    if (kernel->columns && kernel->mr % ROW_TILE_PIXELS)
+      failures++, printf("%s: mr is no multiple of ROW_TILE_PIXELS\n", kernel->name);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
       failures += test(kernel, &shapes[i], &served);
     printf("%-34s %d shapes\n", kernel->name, served);

@@ -143,9 +143,13 @@ static void expand_rows(const struct task *task, const struct conv_term *t, size
 static void gather(const struct conv_term *t, const uint8_t *from, size_t step, size_t count,
                    unsigned ky, uint8_t *windows) {
   uint8_t *to = windows + ky * t->run_bytes;
+  const int two = t->run_bytes > GATHER_BYTES && t->run_bytes <= 2 * GATHER_BYTES; /* 7 x 3 */
   for (size_t i = 0; i < count; i++, from += step, to += t->window_bytes)
-    for (size_t at = 0; at < t->run_bytes; at += GATHER_BYTES)
-      memcpy(to + at, from + at, GATHER_BYTES);
+    if (two)
+      memcpy(to, from, 2 * GATHER_BYTES);
+    else
+      for (size_t at = 0; at < t->run_bytes; at += GATHER_BYTES)
+        memcpy(to + at, from + at, GATHER_BYTES);
 }
 
 /* Where the window of every pixel of a block begins in each expanded row, and the window's code
@@ -158,6 +162,7 @@ static void point(const struct task *task, const struct conv_term *t, size_t fir
   const uint8_t **pixels = (const uint8_t **)(task->scratch + t->pixels_at);
   int32_t *box = (int32_t *)(task->scratch + t->box_at);
   uint8_t *windows = task->scratch + t->windows_at;
+  const size_t every = t->kernel->columns ? ROW_TILE_PIXELS : 1; /* that a kernel looks at */
   for (size_t done = 0; done < count;) {
     const size_t row = task->row + (first + done) / width, x = (first + done) % width;
     const size_t run = width - x < count - done ? width - x : count - done;
@@ -168,7 +173,7 @@ static void point(const struct task *task, const struct conv_term *t, size_t fir
       if (t->window_bytes)
         gather(t, at, step, run, ky, windows + done * t->window_bytes);
       else
-        for (size_t i = 0; i < run; i++) to[i] = at + i * step;
+        for (size_t i = 0; i < run; i += every) to[i] = at + i * step;
       if (!t->box_scale) continue;
       const int32_t *sums = row_sums_at(task, t, slot) + x;
       if (ky == 0)

@@ -8,6 +8,9 @@
  * where whole rows would take more scratch than BLOCK_BYTES, which a core's own caches hold. A tile
  * may pass its end by TILE_PIXELS. */
 enum { BLOCK_PIXELS = 128, LEAST_PIXELS = 24, TILE_PIXELS = 8, BLOCK_BYTES = 96 << 10 };
+/* Kernels that share tables along a row (`columns`) look at the first pixel of a tile alone; their
+ * tiles have a multiple of these. */
+enum { ROW_TILE_PIXELS = 4 };
 enum { LANES = 64, LEAST_BLOCK_LANES = 128, GATHER_BYTES = 16 };
 
 /* A step of a form: its channels, the bytes of one output's weights, and the bytes of an activation

@@ -397,7 +397,7 @@ TILE int8_tile(const struct gemm *g, const int p, const int nv) {
 }
 
 void int8_gemm_4x64__avx512(const struct gemm *g) {
-  EACH_TILE(g, 4, int32_t, int8_tile(&tile, 4, 4));
+  EACH_TILE_IN_MEMORY(g, 4, int32_t, int8_tile(&tile, 4, 4));
 }
 void int8_gemm_8x16__avx512(const struct gemm *g) {
   EACH_TILE(g, 8, int32_t, int8_tile(&tile, 8, 1));

@@ -168,20 +168,20 @@ TILE int8_tile(const struct gemm *g, const int p, const int wide, const int twic
 
 void int8_gemm_2x8__neon(const struct gemm *g) {
   if (!g->wide)
-    EACH_TILE(g, 2, int32_t, int8_tile(&tile, 2, 0, 1));
+    EACH_TILE_IN_MEMORY(g, 2, int32_t, int8_tile(&tile, 2, 0, 1));
   else if (g->pairs_fit)
-    EACH_TILE(g, 2, int32_t, int8_tile(&tile, 2, 1, 1));
+    EACH_TILE_IN_MEMORY(g, 2, int32_t, int8_tile(&tile, 2, 1, 1));
   else
-    EACH_TILE(g, 2, int32_t, int8_tile(&tile, 2, 1, 0));
+    EACH_TILE_IN_MEMORY(g, 2, int32_t, int8_tile(&tile, 2, 1, 0));
 }
 #if defined(__aarch64__)
 void int8_gemm_4x8__neon(const struct gemm *g) {
   if (!g->wide)
-    EACH_TILE(g, 4, int32_t, int8_tile(&tile, 4, 0, 1));
+    EACH_TILE_IN_MEMORY(g, 4, int32_t, int8_tile(&tile, 4, 0, 1));
   else if (g->pairs_fit)
-    EACH_TILE(g, 4, int32_t, int8_tile(&tile, 4, 1, 1));
+    EACH_TILE_IN_MEMORY(g, 4, int32_t, int8_tile(&tile, 4, 1, 1));
   else
-    EACH_TILE(g, 4, int32_t, int8_tile(&tile, 4, 1, 0));
+    EACH_TILE_IN_MEMORY(g, 4, int32_t, int8_tile(&tile, 4, 1, 0));
 }
 #endif
 
