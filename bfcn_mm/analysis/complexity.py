@@ -174,14 +174,16 @@ def _with_parents(name: str) -> list[str]:
 
 
 def _other(module: nn.Module, key: str) -> str:
-    if key == 'step':
+    if key == 'log_step':
         return 'step'
     return 'bias' if isinstance(module, _WITH_WEIGHT) else type(module).__name__
 
 
 def _matrices(module: nn.Module) -> list[nn.Parameter]:
     if isinstance(module, nn.MultiheadAttention):
-        return [p for n, p in module.named_parameters() if p.dim() == 2 and not n.endswith('.step')]
+        return [
+            p for n, p in module.named_parameters() if p.dim() == 2 and not n.endswith('.log_step')
+        ]
     return [module.weight]
 
 

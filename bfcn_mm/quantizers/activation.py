@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .base import Quantizer
 from .calibration import activation_bounds, mean_over_ranks
-from .fake_quant import activation_codes, quantize_activation
+from .fake_quant import activation_codes, learned_step, quantize_activation
 
 _SMALLEST_STEP = 1e-6
 
@@ -32,11 +32,16 @@ class ActivationQuantizer(Quantizer):
         super().__init__(bits)
         self.signed = signed
         if method == 'lsq':
-            self.step = nn.Parameter(torch.ones(()))
+            self.log_step = nn.Parameter(torch.zeros(()))
         else:
-            self.register_buffer('step', torch.ones(()))
+            self.register_buffer('log_step', torch.zeros(()))
         self.register_buffer('_zero_point', torch.zeros(()))
         self._seen: list[Tensor] | None = None
+
+    @property
+    def step(self) -> Tensor:
+        """Learned by 'lsq', as placed for 'dorefa'; a positive scalar."""
+        return learned_step(self.log_step)
 
     @property
     def zero_point(self) -> int:
@@ -49,8 +54,8 @@ class ActivationQuantizer(Quantizer):
 
     def twin(self) -> ActivationQuantizer:
         """A fresh quantizer of the same kind, on the same device."""
-        method = 'lsq' if isinstance(self.step, nn.Parameter) else 'dorefa'
-        return ActivationQuantizer(self.bits, self.signed, method).to(self.step.device)
+        method = 'lsq' if isinstance(self.log_step, nn.Parameter) else 'dorefa'
+        return ActivationQuantizer(self.bits, self.signed, method).to(self.log_step.device)
 
     def forward(self, x: Tensor) -> Tensor:
         if self._seen is not None:
@@ -97,7 +102,7 @@ class ActivationQuantizer(Quantizer):
         low, high = mean_over_ranks(bounds)
         top = 2**self.bits - 1
         step = ((high - low) / top).clamp(min=_SMALLEST_STEP)
-        self.step.copy_(step)
+        self.log_step.copy_(step.log())
         self._zero_point.copy_(torch.floor(-low / step + 0.5).clamp(0, top))
         self._set(self.bits, True)
 

@@ -116,6 +116,30 @@ class _QuantizeWeight(Function):
         return grad_w, grad_step, None, None
 
 
+def learned_step(log_step: Tensor) -> Tensor:
+    """exp(log_step), with dL/dlog_step = dL/dstep / step.
+
+    An optimizer then moves a step by a share of its size, Adam by its learning rate whatever that is
+    (8-bit weights have steps around 0.002: moved by a rate of 0.003 they would be lost), and SGD
+    as it moves the step itself in LSQ, to first order. A step stays positive. The idea is from
+    TQT (Jain et al., 2019), section 3.3; the gradient is not, it is LSQ's.
+    """
+    return _LearnedStep.apply(log_step) if torch.is_grad_enabled() else log_step.exp()
+
+
+class _LearnedStep(Function):
+    @staticmethod
+    def forward(ctx, log_step):
+        step = log_step.exp()
+        ctx.save_for_backward(step)
+        return step
+
+    @staticmethod
+    def backward(ctx, grad):
+        (step,) = ctx.saved_tensors
+        return grad / step
+
+
 def quantize_unit(x: Tensor, bits: int) -> Tensor:
     """Round x in [0, 1] to 2**bits levels.
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .base import Quantizer
 from .calibration import weight_step
-from .fake_quant import quantize_weight, straight_through, weight_codes
+from .fake_quant import learned_step, quantize_weight, straight_through, weight_codes
 from .fused import fused_for
 from .grids import WeightGrid, bipolar, round_half_up, twos_complement
 
@@ -45,7 +45,12 @@ class LSQWeight(WeightQuantizer):
 
     def __init__(self, bits: int, shape: tuple[int, ...], axis: int, per_channel: bool) -> None:
         super().__init__(bits, shape, axis, per_channel)
-        self.step = nn.Parameter(torch.ones(self.step_shape))
+        self.log_step = nn.Parameter(torch.zeros(self.step_shape))
+
+    @property
+    def step(self) -> Tensor:
+        """Learned, positive; broadcastable against the weight."""
+        return learned_step(self.log_step)
 
     @property
     def grid(self) -> WeightGrid:
@@ -53,7 +58,7 @@ class LSQWeight(WeightQuantizer):
 
     def forward(self, w: Tensor) -> Tensor:
         grid = self.grid
-        scale = 1 / math.sqrt(w.numel() / self.step.numel() * grid.high)
+        scale = 1 / math.sqrt(w.numel() / self.log_step.numel() * grid.high)
         return quantize_weight(w, self._step(w), grid, scale)
 
     @torch.no_grad()
@@ -64,11 +69,11 @@ class LSQWeight(WeightQuantizer):
     def _step(self, w: Tensor) -> Tensor:
         """The step in force. Only training stores one: evaluation (and tracing) changes no state."""
         if not self.initialized:
-            placed = weight_step(w, self.grid, self.dims)
+            placed = weight_step(w, self.grid, self.dims).log()
             if not self.training:
-                return placed
+                return placed.exp()
             with torch.no_grad():
-                self.step.copy_(placed)
+                self.log_step.copy_(placed)
             self._set(self.bits, True)
         return self.step.clamp(min=1e-8)
 
