@@ -86,6 +86,6 @@ def batch(size: int) -> tuple[torch.Tensor, list[SegDataSample]]:
 def quantized_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Weights of quantized layers and every learned step, by name."""
     layers = [n for n, m in model.named_modules() if isinstance(m, QuantizedLayer)]
-    steps = [f'{n}.log_step' for n, _ in bfcn_mm.convert.quantizers(model)]
+    steps = [f'{n}.drift' for n, _ in bfcn_mm.convert.quantizers(model)]
     own = {f'{n}.{key}' for n in layers for key in ('weight', 'in_proj_weight', 'out_proj.weight')}
     return {n: p for n, p in model.named_parameters() if n in own or n in steps}

@@ -174,7 +174,7 @@ def _with_parents(name: str) -> list[str]:
 
 
 def _other(module: nn.Module, key: str) -> str:
-    if key == 'log_step':
+    if key == 'drift':
         return 'step'
     return 'bias' if isinstance(module, _WITH_WEIGHT) else type(module).__name__
 
@@ -182,7 +182,7 @@ def _other(module: nn.Module, key: str) -> str:
 def _matrices(module: nn.Module) -> list[nn.Parameter]:
     if isinstance(module, nn.MultiheadAttention):
         return [
-            p for n, p in module.named_parameters() if p.dim() == 2 and not n.endswith('.log_step')
+            p for n, p in module.named_parameters() if p.dim() == 2 and not n.endswith('.drift')
         ]
     return [module.weight]
 

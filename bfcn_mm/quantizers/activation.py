@@ -31,17 +31,15 @@ class ActivationQuantizer(Quantizer):
     def __init__(self, bits: int, signed: bool = False, method: str = 'lsq') -> None:
         super().__init__(bits)
         self.signed = signed
-        if method == 'lsq':
-            self.log_step = nn.Parameter(torch.zeros(()))
-        else:
-            self.register_buffer('log_step', torch.zeros(()))
+        self.register_buffer('placed', torch.ones(()))
+        self.drift = nn.Parameter(torch.zeros(())) if method == 'lsq' else None
         self.register_buffer('_zero_point', torch.zeros(()))
         self._seen: list[Tensor] | None = None
 
     @property
     def step(self) -> Tensor:
         """Learned by 'lsq', as placed for 'dorefa'; a positive scalar."""
-        return learned_step(self.log_step)
+        return self.placed if self.drift is None else learned_step(self.placed, self.drift)
 
     @property
     def zero_point(self) -> int:
@@ -54,8 +52,8 @@ class ActivationQuantizer(Quantizer):
 
     def twin(self) -> ActivationQuantizer:
         """A fresh quantizer of the same kind, on the same device."""
-        method = 'lsq' if isinstance(self.log_step, nn.Parameter) else 'dorefa'
-        return ActivationQuantizer(self.bits, self.signed, method).to(self.log_step.device)
+        method = 'dorefa' if self.drift is None else 'lsq'
+        return ActivationQuantizer(self.bits, self.signed, method).to(self.placed.device)
 
     def forward(self, x: Tensor) -> Tensor:
         if self._seen is not None:
@@ -102,7 +100,9 @@ class ActivationQuantizer(Quantizer):
         low, high = mean_over_ranks(bounds)
         top = 2**self.bits - 1
         step = ((high - low) / top).clamp(min=_SMALLEST_STEP)
-        self.log_step.copy_(step.log())
+        self.placed.copy_(step)
+        if self.drift is not None:
+            self.drift.zero_()
         self._zero_point.copy_(torch.floor(-low / step + 0.5).clamp(0, top))
         self._set(self.bits, True)
 

@@ -116,28 +116,29 @@ class _QuantizeWeight(Function):
         return grad_w, grad_step, None, None
 
 
-def learned_step(log_step: Tensor) -> Tensor:
-    """exp(log_step), with dL/dlog_step = dL/dstep / step.
+def learned_step(placed: Tensor, drift: Tensor) -> Tensor:
+    """placed * (1 + ELU(drift)), with dL/ddrift = dL/dstep / placed.
 
-    An optimizer then moves a step by a share of its size, Adam by its learning rate whatever that is
-    (8-bit weights have steps around 0.002: moved by a rate of 0.003 they would be lost), and SGD
-    as it moves the step itself in LSQ, to first order. A step stays positive. The idea is from
-    TQT (Jain et al., 2019), section 3.3; the gradient is not, it is LSQ's.
+    An optimizer then moves a step by a share of the size it was placed with: Adam by its learning rate,
+    whatever that size is (8-bit weights have steps around 0.002: moved by a rate of 0.003 as plain
+    numbers they would be lost), SGD as it moves the step itself in LSQ. ELU lets it grow linearly and
+    shrink without end, so that it stays positive.
     """
-    return _LearnedStep.apply(log_step) if torch.is_grad_enabled() else log_step.exp()
+    if not torch.is_grad_enabled():
+        return placed * (1 + torch.nn.functional.elu(drift))
+    return _LearnedStep.apply(placed, drift)
 
 
 class _LearnedStep(Function):
     @staticmethod
-    def forward(ctx, log_step):
-        step = log_step.exp()
-        ctx.save_for_backward(step)
-        return step
+    def forward(ctx, placed, drift):
+        ctx.save_for_backward(placed)
+        return placed * (1 + torch.nn.functional.elu(drift))
 
     @staticmethod
     def backward(ctx, grad):
-        (step,) = ctx.saved_tensors
-        return grad / step
+        (placed,) = ctx.saved_tensors
+        return None, grad / placed
 
 
 def quantize_unit(x: Tensor, bits: int) -> Tensor:

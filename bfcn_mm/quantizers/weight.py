@@ -45,12 +45,13 @@ class LSQWeight(WeightQuantizer):
 
     def __init__(self, bits: int, shape: tuple[int, ...], axis: int, per_channel: bool) -> None:
         super().__init__(bits, shape, axis, per_channel)
-        self.log_step = nn.Parameter(torch.zeros(self.step_shape))
+        self.register_buffer('placed', torch.ones(self.step_shape))
+        self.drift = nn.Parameter(torch.zeros(self.step_shape))
 
     @property
     def step(self) -> Tensor:
         """Learned, positive; broadcastable against the weight."""
-        return learned_step(self.log_step)
+        return learned_step(self.placed, self.drift)
 
     @property
     def grid(self) -> WeightGrid:
@@ -58,7 +59,7 @@ class LSQWeight(WeightQuantizer):
 
     def forward(self, w: Tensor) -> Tensor:
         grid = self.grid
-        scale = 1 / math.sqrt(w.numel() / self.log_step.numel() * grid.high)
+        scale = 1 / math.sqrt(w.numel() / self.placed.numel() * grid.high)
         return quantize_weight(w, self._step(w), grid, scale)
 
     @torch.no_grad()
@@ -69,11 +70,12 @@ class LSQWeight(WeightQuantizer):
     def _step(self, w: Tensor) -> Tensor:
         """The step in force. Only training stores one: evaluation (and tracing) changes no state."""
         if not self.initialized:
-            placed = weight_step(w, self.grid, self.dims).log()
+            placed = weight_step(w, self.grid, self.dims)
             if not self.training:
-                return placed.exp()
+                return placed
             with torch.no_grad():
-                self.log_step.copy_(placed)
+                self.placed.copy_(placed)
+                self.drift.zero_()
             self._set(self.bits, True)
         return self.step.clamp(min=1e-8)
 

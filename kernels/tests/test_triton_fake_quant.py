@@ -175,7 +175,7 @@ def train(quantizer, x):
     quantizer.train()
     y = quantizer(x)
     (y * torch.linspace(-1, 1, y.numel()).reshape(y.shape)).sum().backward()
-    return y.detach(), x.grad, quantizer.log_step.grad
+    return y.detach(), x.grad, quantizer.drift.grad
 
 
 @pytest.mark.parametrize('make', [

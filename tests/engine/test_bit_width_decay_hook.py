@@ -142,7 +142,7 @@ def test_new_steps_have_no_momentum_of_the_old_grid(make_runner):
         def before_train_iter(self, runner, batch_idx, data_batch=None):
             layer = runner.model.backbone.layer1[0].conv1
             state = runner.optim_wrapper.optimizer.state
-            seen.append((layer.weight in state, layer.weight_quant.log_step in state))
+            seen.append((layer.weight in state, layer.weight_quant.drift in state))
 
     runner.register_hook(States())
     runner.train()

@@ -34,7 +34,7 @@ def test_the_average_starts_anew_where_bits_fall(trained, tmp_path):
         same = torch.equal(average[LAYER + 'weight'], training[LAYER + 'weight'])
         assert same == (stop in (1, 3, 5)), stop
         if same:
-            step = LAYER + 'weight_quant.log_step'
+            step = LAYER + 'weight_quant.drift'
             assert torch.equal(average[step], training[step])
 
 
