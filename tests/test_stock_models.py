@@ -51,7 +51,7 @@ def test_every_quantized_layer_learns_in_one_step(name):
     assert torch.isfinite(loss)
     learned = quantized_parameters(model)
     assert len([n for n in learned if n.endswith('weight')]) >= len(model.quant_plan.layers)
-    assert len([n for n in learned if n.endswith('step')]) > len(model.quant_plan.layers)
+    assert len([n for n in learned if n.endswith('drift')]) > len(model.quant_plan.layers)
     assert not [n for n, p in learned.items() if p.grad is None]
     assert not [n for n, p in learned.items() if not torch.isfinite(p.grad).all()]
     assert not [n for n, p in learned.items() if not p.grad.any()]
