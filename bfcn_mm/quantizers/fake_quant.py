@@ -124,16 +124,18 @@ def learned_step(placed: Tensor, drift: Tensor) -> Tensor:
     numbers they would be lost), SGD as it moves the step itself in LSQ. ELU lets it grow linearly and
     shrink without end, so that it stays positive.
     """
-    if not torch.is_grad_enabled():
-        return placed * (1 + torch.nn.functional.elu(drift))
-    return _LearnedStep.apply(placed, drift)
+    return (_LearnedStep.apply if torch.is_grad_enabled() else _drifted)(placed, drift)
+
+
+def _drifted(placed: Tensor, drift: Tensor) -> Tensor:
+    return placed * (1 + torch.nn.functional.elu(drift))
 
 
 class _LearnedStep(Function):
     @staticmethod
     def forward(ctx, placed, drift):
         ctx.save_for_backward(placed)
-        return placed * (1 + torch.nn.functional.elu(drift))
+        return _drifted(placed, drift)
 
     @staticmethod
     def backward(ctx, grad):

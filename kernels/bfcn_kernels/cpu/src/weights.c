@@ -128,9 +128,8 @@ static int32_t zero_point_offset(const struct conv_term *t, const uint8_t *codes
  * weights times the largest code; kernels that share tables sum all columns at once. */
 static int sums_fit(const struct conv_term *t, unsigned padded, size_t run) {
   const struct gemm_kernel *k = t->kernel;
-  const uint8_t *const ones = &bfcn_lut6[0][64 * 63], *const thrice = &bfcn_lut3[64 * 63];
   const int lut3 = k->form == FORM_LUT3; /* its table of the largest codes tells the product */
-  const uint8_t *const largest = lut3 ? thrice : ones;
+  const uint8_t *const largest = lut3 ? &bfcn_lut3[64 * 63] : &bfcn_lut6[0][64 * 63];
   const unsigned most = lut3 ? 255 : 255 / ((1u << k->pass_planes) - 1);
   const size_t shared = k->columns ? k->columns : 1, tap_bytes = t->steps * k->lanes;
   const uint8_t *const end = t->weights + padded / k->lanes * t->block_bytes;
