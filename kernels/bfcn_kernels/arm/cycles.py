@@ -106,7 +106,9 @@ def _loops(block: Block, lines: list[str], mode: str) -> bool:
 
 
 def mca(listed: list[list[str]], loops: list[bool], model: str) -> list[float]:
-    """Cycles by llvm-mca: of a loop with its dependencies, of other blocks by what they occupy.
+    """Cycles by llvm-mca: of a loop with its dependencies, of other blocks by what they occupy, of the
+    busiest unit too (BlockRThroughput counts what one of two alike units alone can do apart from what
+    either can).
 
     Instructions that the model lacks count as nothing. A core that issues in order waits for results
     in every block.
@@ -128,5 +130,14 @@ def mca(listed: list[list[str]], loops: list[bool], model: str) -> list[float]:
         summary, index = region['SummaryView'], int(region['Name'])
         waits = loops[index] or model in IN_ORDER
         total = summary['TotalCycles'] / summary['Iterations']
-        found[index] = total if waits else summary['BlockRThroughput']
+        found[index] = total if waits else max(summary['BlockRThroughput'], _busiest(region))
     return found
+
+
+def _busiest(region: dict) -> float:
+    """Cycles a run that the busiest unit is in use."""
+    whole = len(region['Instructions'])  # the index after the last instruction stands for all
+    pressures = region['ResourcePressureView']['ResourcePressureInfo']
+    return max(
+        (p['ResourceUsage'] for p in pressures if p['InstructionIndex'] == whole), default=0.0
+    )
