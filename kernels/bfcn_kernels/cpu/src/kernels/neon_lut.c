@@ -58,8 +58,11 @@ static inline void finish(uint16_t *sums, const uint16x8_t wide[2], uint8x16_t b
 /* A lookup serves two pixels: its table holds sums of the first in the low nibbles (at most 15) and
  * of the second in the high ones. Of what it finds, whole bytes are summed modulo 256 and the high
  * nibbles exactly; split() then tells the first pixel's sums. */
-static inline void split(uint8x16_t *first, uint8x16_t second) {
-  *first = vsubq_u8(*first, vshlq_n_u8(second, 4));
+static inline void split(uint8x16_t *first, uint8x16_t second, const int width) {
+  if (width == 5) /* such cores multiply as fast as they shift, and on the other pipeline */
+    *first = vmlsq_u8(*first, second, vdupq_n_u8(16));
+  else
+    *first = vsubq_u8(*first, vshlq_n_u8(second, 4));
 }
 
 #if !defined(__clang__) /* `wide` is written where `first` says so */
@@ -73,24 +76,27 @@ static inline void split(uint8x16_t *first, uint8x16_t second) {
 #endif
 
 /* p pixels x nv vectors of 16 outputs x `width` channels: for two pixels a lookup and two
- * additions. Bytes are summed for a run of a tap's steps, or for as many as fit whatever is found
- * (codes of up to `top`), then widened, once at the end where that suffices. */
+ * additions. Bytes are summed for a run of a tap's steps, or (but for 128 outputs) for as many as
+ * fit whatever is found (codes of up to `top`), then widened, once at the end where that suffices.
+ */
 TILE lut_tile(const struct gemm *g, const int p, const int nv, const int width, const int top) {
-  const size_t any = 255 / (size_t)(width * top), most = g->run > any ? g->run : any;
-  uint16x8_t wide[8][2];
-  uint8x16_t bytes[8];
+  const int n = p * nv;
+  const size_t any = 255 / (size_t)(width * top), most = nv < 8 && any > g->run ? any : g->run;
+  uint16x8_t wide[16][2];
+  uint8x16_t bytes[16];
+  if (width == 4) __asm__ volatile("" : : "r"(wide) : "memory"); /* else gcc takes pairs apart */
   UNROLLED
-  for (int i = 0; i < 8; i++) bytes[i] = vdupq_n_u8(0);
+  for (int i = 0; i < n; i++) bytes[i] = vdupq_n_u8(0);
   size_t left = most; /* lookups that a byte can still take */
   int first = 1;
 #define SPLIT                 \
   UNROLLED                    \
-  for (int i = 0; i < 8; i++) \
-    if (i / nv % 2 == 0) split(&bytes[i], bytes[i + nv]);
+  for (int i = 0; i < n; i++) \
+    if (i / nv % 2 == 0) split(&bytes[i], bytes[i + nv], width);
 #define WIDEN                        \
   SPLIT                              \
   UNROLLED                           \
-  for (int i = 0; i < 8; i++) {      \
+  for (int i = 0; i < n; i++) {      \
     widen(wide[i], bytes[i], first); \
     bytes[i] = vdupq_n_u8(0);        \
   }                                  \
@@ -98,7 +104,7 @@ TILE lut_tile(const struct gemm *g, const int p, const int nv, const int width, 
   first = 0;
 #define FINISH(first, plain)                                                                  \
   UNROLLED                                                                                    \
-  for (int i = 0; i < 8; i++)                                                                 \
+  for (int i = 0; i < n; i++)                                                                 \
     finish(sums + (size_t)(i / nv) * stride + i % nv / 2 * 32 + i % 2 * 8, wide[i], bytes[i], \
            first, plain, g);
   for (unsigned plane = g->planes; plane-- > 0;) {
@@ -106,7 +112,7 @@ TILE lut_tile(const struct gemm *g, const int p, const int nv, const int width, 
     if (plane + 1 < g->planes) {
       WIDEN
       UNROLLED
-      for (int i = 0; i < 8; i++) {
+      for (int i = 0; i < n; i++) {
         wide[i][0] = vaddq_u16(wide[i][0], wide[i][0]);
         wide[i][1] = vaddq_u16(wide[i][1], wide[i][1]);
       }
@@ -123,8 +129,8 @@ TILE lut_tile(const struct gemm *g, const int p, const int nv, const int width, 
           const uint16_t *x[4];
           UNROLLED
           for (int i = 0; i < p; i++) x[i] = (const uint16_t *)(pixels[i] + at) + done;
-          look_up_run(bytes, p, width, x, w, g->block_bytes, steps);
-          left -= steps;
+          look_up_run(bytes, p, nv, width, x, w, g->block_bytes, steps);
+          left = nv < 8 ? left - steps : 0;
           done += steps;
           w += 32 * steps;
         }
@@ -162,9 +168,13 @@ void lut4_gemm_a2_4x32__neon(const struct gemm *g) {
   EACH_TILE(g, 4, uint16_t, lut_tile(&tile, 4, 2, 4, 3));
 }
 
+#if defined(__aarch64__)
+void lut4_gemm_a2_2x128__neon(const struct gemm *g) {
+  EACH_TILE(g, 2, uint16_t, lut_tile(&tile, 2, 8, 4, 3));
+}
+
 /* Cores with dot products look two registers up as fast as one: 5 channels, whose sums of 2-bit
  * codes are 15 at most. */
-#if defined(__aarch64__)
 void lut5_gemm_a1_2x64__dotprod(const struct gemm *g) {
   EACH_TILE(g, 2, uint16_t, lut_tile(&tile, 2, 4, 5, 1));
 }
@@ -173,6 +183,9 @@ void lut5_gemm_a1_4x32__dotprod(const struct gemm *g) {
 }
 void lut5_gemm_a2_2x64__dotprod(const struct gemm *g) {
   EACH_TILE(g, 2, uint16_t, lut_tile(&tile, 2, 4, 5, 3));
+}
+void lut5_gemm_a2_2x128__dotprod(const struct gemm *g) {
+  EACH_TILE(g, 2, uint16_t, lut_tile(&tile, 2, 8, 5, 3));
 }
 void lut5_gemm_a2_4x32__dotprod(const struct gemm *g) {
   EACH_TILE(g, 4, uint16_t, lut_tile(&tile, 4, 2, 5, 3));

@@ -115,9 +115,9 @@ look_up_4x32(uint8x16_t bytes[8], const uint16_t *const x[4], const uint8_t *w, 
 
 /* `steps` lookups of 4 channels: 2 pixels x 64 outputs, or 4 x 32. */
 static inline __attribute__((always_inline)) void
-look_up_run(uint8x16_t bytes[8], const int p, const int width, const uint16_t *const x[4],
-            const uint8_t *w, size_t block_bytes, size_t steps) {
-  (void)width;
+look_up_run(uint8x16_t bytes[], const int p, const int nv, const int width,
+            const uint16_t *const x[4], const uint8_t *w, size_t block_bytes, size_t steps) {
+  (void)nv, (void)width;
   if (p == 2)
     look_up_2x64(bytes, x, w, w + block_bytes, steps);
   else
