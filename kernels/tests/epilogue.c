@@ -8,12 +8,13 @@
 #include <string.h>
 
 /* PIXELS x padding channels exceed 2^16 but at 63: each padding sum takes every value there is. */
-enum { PIXELS = 4100, BOUND = 9000, MOST_CHANNELS = 192 };
+enum { PIXELS = 4100, MOST_CHANNELS = 192 };
 
-/* Terms, the width of their sums, and whether channels have an offset, as zero points leave. */
+/* Terms, the width of their sums, whether these are known to be narrow, whether channels have an
+ * offset, as zero points leave, and the most that sums reach. */
 struct variant {
   unsigned terms, sum_bits;
-  int offset;
+  int narrow, offset, bound;
 };
 
 struct layer {
@@ -47,21 +48,24 @@ static size_t out_bytes(const struct layer *l) {
   return PIXELS * pixel;
 }
 
-/* acc = 2 * sum - box spans -BOUND..BOUND; every third channel falls; some are denormal. */
+/* acc = 2 * sum - box spans -bound..bound; every third channel falls; of each other 32 some are
+ * denormal, or so small that no shift stands for a residual's code. */
 static void fill(struct layer *l) {
+  const unsigned bound = (unsigned)l->variant.bound;
   for (unsigned c = 0; c < l->channels; c++) {
-    l->scale[c] = (c % 3 == 2 ? -1.0f : 1.0f) * (1 + next() % 100) / 60000.0f;
+    const unsigned even = c / 32 % 2 == 0;
+    l->scale[c] = (c % 3 == 2 ? -1.0f : 1.0f) * ((even ? 1 : 30) + next() % 70) / 60000.0f;
     l->bias[c] = (float)(next() % 400) / 100 - 1;
-    if (c % 7 == 3) l->scale[c] *= 0x1p-120f; /* denormal: flushed to 0 by some vector units */
-    if (c % 14 == 3) l->bias[c] *= 0x1p-140f;
+    if (even && c % 7 == 3) l->scale[c] *= 0x1p-120f; /* flushed to 0 by some vector units */
+    if (even && c % 14 == 3) l->bias[c] *= 0x1p-140f;
   }
   for (unsigned code = 0; code < 256; code++) l->addends[code] = 0.37f * (float)(code % 16);
   for (unsigned c = 0; c < l->channels; c++) l->offset[c] = (int32_t)(next() % 999) - 500;
   for (size_t i = 0; i < sizeof l->wide_sums / sizeof *l->wide_sums; i++)
-    l->wide_sums[i] = (int32_t)(next() % (2 * BOUND)) - BOUND;
+    l->wide_sums[i] = (int32_t)(next() % (2 * bound)) - (int32_t)bound;
   uint16_t garbage = 0;
   for (unsigned p = 0; p < PIXELS; p++) {
-    l->box[p] = (int32_t)(next() % BOUND);
+    l->box[p] = (int32_t)(next() % bound);
     for (unsigned c = 0; c < l->conv.padded; c++)
       l->sums[p * l->conv.padded + c] =
           c < l->channels ? (uint16_t)(next() % (unsigned)(l->box[p] + 1)) : garbage++;
@@ -72,7 +76,7 @@ static void fill(struct layer *l) {
 static int plan(struct layer *l) {
   const struct value residual = {BFCN_CODES, l->channels, l->residual_bits, 0};
   l->kernel.sum_bits = l->variant.sum_bits;
-  l->term.bound = BOUND;
+  l->term.bound = l->variant.bound;
   for (unsigned i = 0; i < 2; i++)
     l->planned[i] = (struct conv_term){.kernel = &l->kernel, .term = &l->term, .scale = l->scale};
   l->op.out = (struct value){l->bits ? BFCN_CODES : BFCN_SCORES, l->channels, l->bits, 0};
@@ -98,6 +102,7 @@ static uint8_t *run(const struct layer *l, const struct backend *backend, int th
   const struct epilogue_term first = {.sums = wide ? (const void *)l->wide_sums : l->sums,
                                       .sum_stride = l->conv.padded,
                                       .sum_bits = l->variant.sum_bits,
+                                      .narrow = l->variant.narrow,
                                       .k = wide ? 1 : 2,
                                       .box_scale = wide ? 0 : -1,
                                       .box = l->box,
@@ -123,16 +128,22 @@ static uint8_t *run(const struct layer *l, const struct backend *backend, int th
                              .bits = l->bits,
                              .out = out,
                              .thresholds = l->conv.thresholds,
-                             .flips = l->conv.flips};
+                             .flips = l->conv.flips,
+                             .moves = l->conv.moves,
+                             .moved = l->conv.moved};
   (thresholds ? backend->epilogue_threshold : backend->epilogue)(&e);
   return out;
 }
+
+/* Of 8 channels each: whose thresholds residuals choose, and whose they move. */
+static unsigned groups[2];
 
 static int test(unsigned channels, unsigned bits, unsigned residual_bits, struct variant variant) {
   struct layer *l = calloc(1, sizeof *l);
   l->channels = channels, l->bits = bits, l->residual_bits = residual_bits;
   l->variant = variant;
   if (!plan(l)) return printf("%u channels: thresholds amiss\n", channels), 1;
+  for (unsigned i = 0; l->conv.moved && i < channels / 8; i++) groups[l->conv.moved[i]]++;
   int failed = 0;
   uint8_t *expected = run(l, &bfcn_backend_portable, 0, 0);
   const int ways = bits && bits == residual_bits ? 2 : 1;
@@ -155,6 +166,8 @@ static int test(unsigned channels, unsigned bits, unsigned residual_bits, struct
   free(expected);
   free(l->conv.thresholds);
   free(l->conv.flips);
+  free(l->conv.moves);
+  free(l->conv.moved);
   free(l);
   return failed;
 }
@@ -185,7 +198,8 @@ static int test_argmax(unsigned channels, size_t width, float unit, float l) {
 int main(void) {
   static const unsigned channels[] = {1, 19, 63, 64, 65, 130}, bits[] = {0, 1, 2, 3, 4, 5, 8};
   static const struct variant variants[] = {
-      {1, 16, 0}, {2, 16, 0}, {1, 32, 1}, {2, 32, 1}, {2, 16, 1}};
+      {1, 16, 1, 0, 2000}, {1, 16, 0, 0, 9000}, {2, 16, 1, 0, 9000}, {2, 16, 0, 0, 9000},
+      {1, 32, 0, 1, 9000}, {2, 32, 0, 1, 9000}, {2, 16, 1, 1, 9000}};
   enum { VARIANTS = sizeof variants / sizeof *variants };
   int failures = 0, tested = 0;
   for (size_t i = 0; i < sizeof channels / sizeof *channels; i++)
@@ -200,6 +214,7 @@ int main(void) {
   for (size_t w = 0; w < sizeof widths / sizeof *widths; w++)
     for (size_t u = 0; u < 4 * 3; u++)
       failures += test_argmax(1 + 20 * (w % 2), widths[w], units[u / 3], fractions[u % 3]);
-  printf("%d epilogues against %s\n", tested, bfcn_isas());
-  return failures != 0;
+  printf("%d epilogues against %s; thresholds chosen for %u groups of channels, moved for %u\n",
+         tested, bfcn_isas(), groups[0], groups[1]);
+  return failures != 0 || !groups[0] || !groups[1];
 }

@@ -263,7 +263,9 @@ static void finish(const struct task *task, const struct epilogue_term *terms, s
                                     .bits = op->out.bits,
                                     .out = (uint8_t *)out->data + pixel * pixel_bytes,
                                     .thresholds = conv->thresholds,
-                                    .flips = conv->flips};
+                                    .flips = conv->flips,
+                                    .moves = conv->moves,
+                                    .moved = conv->moved};
   const struct backend *backend = bfcn_backend(task->s->isa);
   if (conv->thresholds && backend->epilogue_threshold)
     backend->epilogue_threshold(&epilogue);
@@ -276,6 +278,7 @@ static struct epilogue_term summed(const struct task *task, const struct conv_te
   return (struct epilogue_term){.sums = task->scratch + t->sums_at,
                                 .sum_stride = task->lane_end - task->lane,
                                 .sum_bits = t->kernel->sum_bits,
+                                .narrow = t->kernel->sum_bits == 16 && t->term->bound <= INT16_MAX,
                                 .k = sums_are_doubled(task, t) ? 1 : t->k,
                                 .box_scale = t->box_scale,
                                 .box = (const int32_t *)(task->scratch + t->box_at),

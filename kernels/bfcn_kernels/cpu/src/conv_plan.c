@@ -340,6 +340,8 @@ void conv_free(struct conv *conv) {
   free(conv->addends);
   free(conv->thresholds);
   free(conv->flips);
+  free(conv->moves);
+  free(conv->moved);
   free(conv);
 }
 

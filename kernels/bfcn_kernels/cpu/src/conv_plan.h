@@ -62,9 +62,10 @@ struct conv {
   unsigned task_rows, row_tasks, lane_tasks, lanes_per_task;
   unsigned block_pixels, block_lanes; /* of a task, multiplied and finished at a time */
   struct conv_term *terms;
-  float *bias, *addends; /* addends: 256 entries a residual */
-  int16_t *thresholds;
+  float *bias, *addends;       /* addends: 256 entries a residual */
+  int16_t *thresholds, *moves; /* as in struct epilogue */
   uint32_t *flips;
+  uint8_t *moved;
   uint64_t scratch_bytes;
   size_t weight_bytes;
 };

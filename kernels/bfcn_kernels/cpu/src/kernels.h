@@ -104,7 +104,8 @@ struct epilogue_term {
   const void *sums; /* uint16 or int32 [pixels][sum_stride] */
   size_t sum_stride;
   unsigned sum_bits;
-  int k; /* acc = k * sum + box_scale * box[p] + offset[c] */
+  int narrow; /* sums are uint16 and acc, but for its offset, is an int16 */
+  int k;      /* acc = k * sum + box_scale * box[p] + offset[c] */
   int box_scale;
   const int32_t *box;    /* [pixels]: sum of the codes under the filter; NULL if box_scale is 0 */
   const int32_t *offset; /* [channels]: what a zero point leaves; NULL if none */
@@ -133,7 +134,20 @@ struct epilogue {
    * may hold anything, have INT16_MAX: no acc exceeds it, and their codes stay 0. */
   const int16_t *thresholds;
   const uint32_t *flips; /* [channels / 32] */
+  /* With a residual also [channels / 32][bits of the residual + j][32]: what a set bit of its code
+   * adds to QUARTERS times acc, and one threshold for all its codes; for those 8 channels of which
+   * `moved` says so. */
+  const int16_t *moves;
+  const uint8_t *moved; /* [channels / 8] */
 };
+
+enum { QUARTERS = 4 };
+
+/* Whether the thresholds of the 32 channels from column c on are moved. */
+static inline int all_moved(const struct epilogue *e, unsigned c) {
+  const uint8_t *moved = e->moved + (e->first + c) / 8;
+  return moved[0] & moved[1] & moved[2] & moved[3];
+}
 
 enum { LERP_SLACK = 16, MOST_RESIDUALS = 16 };
 

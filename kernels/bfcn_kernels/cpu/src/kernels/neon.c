@@ -293,6 +293,118 @@ static void store_planes(const struct epilogue *e, size_t p, unsigned c) {
   store_word(code, e->bits, plane, (uint8_t *)e->out + p * e->bits * plane + (e->first + c) / 8);
 }
 
+enum { SPAN = 16 }; /* pixels whose codes wait as bytes */
+
+/* 64 channels of `count` pixels to planes, some of their bits changed. */
+static inline void store_span(const struct epilogue *e, unsigned c, size_t first, size_t count,
+                              const uint8_t codes[SPAN * 64], const uint8x16_t change[4],
+                              unsigned bits) {
+  const size_t plane = (e->all_channels + 63) / 64 * 8;
+  uint8_t *out = (uint8_t *)e->out + first * bits * plane + (e->first + c) / 8;
+  for (size_t p = 0; p < count; p++, out += bits * plane) {
+    uint8x16_t code[4];
+    UNROLLED
+    for (int i = 0; i < 4; i++) code[i] = veorq_u8(vld1q_u8(codes + 64 * p + 16 * i), change[i]);
+    store_word(code, bits, plane, out);
+  }
+}
+
+/* Codes of 16 channels of a span's pixels, from one or two terms: of narrow sums without an offset,
+ * or of 32-bit sums without a box. */
+TILE codes_16(const struct epilogue *e, unsigned c, size_t first, size_t count, const int terms,
+              const int narrow, uint8_t codes[SPAN * 64]) {
+  float32x4_t scale[2][4], bias[4];
+  int32x4_t offset[2][4];
+  int16x8_t twice[2];
+  UNROLLED
+  for (int i = 0; i < terms; i++) {
+    const struct epilogue_term *term = &e->term[i];
+    twice[i] = vdupq_n_s16(term->k == 2 ? -1 : 0);
+    UNROLLED
+    for (int j = 0; j < 4; j++) {
+      scale[i][j] = vld1q_f32(term->scale + e->first + c + 4 * j);
+      offset[i][j] =
+          !narrow && term->offset ? vld1q_s32(term->offset + e->first + c + 4 * j) : vdupq_n_s32(0);
+      bias[j] = vld1q_f32(e->bias + e->first + c + 4 * j);
+    }
+  }
+  ROLLED
+  for (size_t p = 0; p < count; p++) {
+    float32x4_t t[4];
+    UNROLLED
+    for (int j = 0; j < 4; j++) t[j] = bias[j];
+    UNROLLED
+    for (int i = 0; i < terms; i++) {
+      const struct epilogue_term *term = &e->term[i];
+      const size_t at = (first + p) * term->sum_stride + c;
+      int32x4_t acc[4];
+      if (narrow) {
+        const int16_t box = (int16_t)(term->box_scale * term->box[first + p]);
+        UNROLLED
+        for (int j = 0; j < 4; j += 2) {
+          const int16x8_t sum = vld1q_s16((const int16_t *)term->sums + at + 4 * j);
+          const int16x8_t all =
+              vaddq_s16(vaddq_s16(sum, vandq_s16(sum, twice[i])), vdupq_n_s16(box));
+          acc[j] = vmovl_s16(vget_low_s16(all)), acc[j + 1] = vmovl_s16(vget_high_s16(all));
+        }
+      } else {
+        UNROLLED
+        for (int j = 0; j < 4; j++)
+          acc[j] = vaddq_s32(vld1q_s32((const int32_t *)term->sums + at + 4 * j), offset[i][j]);
+      }
+      UNROLLED
+      for (int j = 0; j < 4; j++)
+        t[j] = vaddq_f32(t[j], vmulq_f32(vcvtq_f32_s32(acc[j]), scale[i][j]));
+    }
+    vst1q_u8(codes + 64 * p, to_codes(t, e->bits));
+  }
+}
+
+/* 64 channels of every pixel. Those past the last have scales and biases of 0, so that code 0. */
+TILE planes_block(const struct epilogue *e, unsigned c, const int terms, const int narrow) {
+  const uint8x16_t none = vdupq_n_u8(0), change[4] = {none, none, none, none};
+  for (size_t first = 0; first < e->pixels; first += SPAN) {
+    const size_t count = e->pixels - first < SPAN ? e->pixels - first : SPAN;
+    uint8_t codes[SPAN * 64];
+    ROLLED
+    for (unsigned i = 0; i < 64; i += 16)
+      codes_16(e, c + i, first, count, terms, narrow, codes + i);
+    store_span(e, c, first, count, codes, change, e->bits);
+  }
+}
+
+/* Whether planes_block() serves: all terms are of one kind, and nothing is added to them. */
+static int in_spans(const struct epilogue *e) {
+  if (e->residuals || e->terms > 2) return 0;
+  for (unsigned i = 0; i < e->terms; i++) {
+    const struct epilogue_term *t = &e->term[i];
+    if (t->narrow != e->term[0].narrow || (t->narrow ? t->offset != NULL || !t->box : t->box_scale))
+      return 0;
+    if (!t->narrow && (t->sum_bits != 32 || t->k != 1)) return 0;
+  }
+  return 1;
+}
+
+static void planes(const struct epilogue *e) {
+  const int kind = in_spans(e) ? 2 * (int)e->terms + (e->term[0].narrow != 0) : 0;
+  for (unsigned c = 0; c < e->channels; c += 64) switch (kind) {
+    case 0:
+      for (size_t p = 0; p < e->pixels; p++) store_planes(e, p, c);
+      break;
+    case 2:
+      planes_block(e, c, 1, 0);
+      break;
+    case 3:
+      planes_block(e, c, 1, 1);
+      break;
+    case 4:
+      planes_block(e, c, 2, 0);
+      break;
+    default:
+      planes_block(e, c, 2, 1);
+    }
+}
+
 static void epilogue(const struct epilogue *e) {
 #if defined(__arm__)
   if (e->bits == 0 || e->terms + e->residuals > 2) {
@@ -300,12 +412,12 @@ static void epilogue(const struct epilogue *e) {
     return;
   }
 #endif
+  if (e->bits && e->bits <= 4) {
+    planes(e);
+    return;
+  }
   for (size_t p = 0; p < e->pixels; p++)
-    if (e->bits && e->bits <= 4)
-      for (unsigned c = 0; c < e->channels; c += 64) store_planes(e, p, c);
-    else
-      for (unsigned c = 0; c < e->channels; c += 16)
-        (e->bits ? store_bytes : store_scores)(e, p, c);
+    for (unsigned c = 0; c < e->channels; c += 16) (e->bits ? store_bytes : store_scores)(e, p, c);
 }
 
 /* The threshold of step j for each lane's residual code, of t[codes][steps]. */
@@ -317,15 +429,12 @@ static inline int16x8_t threshold_of(const int16x8_t *t, const int codes, const 
   return chosen;
 }
 
-/* Codes of 8 channels, as 16-bit lanes: the number of thresholds that acc does not exceed, counted
- * down from `steps`, or up where the channel falls. */
-static inline uint16x8_t not_exceeded(int16x8_t acc, const int16x8_t *t, const int codes,
-                                      const int steps, uint16x8_t r0, uint16x8_t r1) {
-  uint16x8_t count = vcgeq_s16(threshold_of(t, codes, steps, 0, r0, r1), acc);
-  UNROLLED
-  for (int j = 1; j < steps; j++)
-    count = vaddq_u16(count, vcgeq_s16(threshold_of(t, codes, steps, j, r0, r1), acc));
-  return count; /* -number */
+/* 8 channels, as 16-bit lanes: 1 - m of three thresholds, -m of one, with m those that acc does not
+ * exceed. */
+static inline uint16x8_t compare(int16x8_t acc, const int16x8_t t[], const int steps) {
+  const uint16x8_t first = vcgeq_s16(t[0], acc);
+  if (steps == 1) return first;
+  return vsubq_u16(vaddq_u16(first, vcgeq_s16(t[1], acc)), vcgtq_s16(acc, t[2]));
 }
 
 /* 8 lanes of ones where a byte's bits are set; the byte after it is read as well. */
@@ -336,71 +445,91 @@ static inline uint16x8_t spread_wide(const uint8_t *bits) {
   return vtstq_u16(vld1q_dup_u16(&two), vld1q_u16(lanes));
 }
 
-enum { SPAN = 16 }; /* pixels whose codes wait as bytes */
+/* What a block of 64 channels shares: of `count` pixels, `first` on, what is added to the sums, and
+ * that in quarters. */
+struct span {
+  size_t first, count;
+  int16x8_t box[SPAN], quarters[SPAN];
+};
 
-/* 8 channels of `count` pixels, of whose sums `box` makes acc: minus the number of thresholds not
- * exceeded, as bytes. */
-TILE count_8(const struct epilogue *e, unsigned c, size_t first, size_t count, const int k,
-             const int residual_bits, const int bits, const int16x8_t box[SPAN],
-             uint8_t counts[SPAN * 64]) {
+/* 8 channels of a span's pixels: what compare() finds, as bytes. The residual's code chooses the
+ * thresholds, or moves acc. */
+TILE compare_8(const struct epilogue *e, unsigned c, const struct span *span, const int k,
+               const int residual_bits, const int bits, const int moved, uint8_t found[SPAN * 64]) {
   const struct epilogue_term *term = &e->term[0];
-  const int steps = bits == 2 ? 3 : 1, codes = 1 << residual_bits;
+  const int steps = bits == 2 ? 3 : 1, codes = moved ? 1 : 1 << residual_bits;
+  const int rows = moved ? residual_bits + steps : codes * steps;
   const size_t plane = (e->all_channels + 63) / 64 * 8, at = (e->first + c) / 8;
   const size_t stride = term->sum_stride;
-  const int16_t *thresholds =
-      e->thresholds + (e->first + c) / 32 * (size_t)(32 * steps * codes) + (e->first + c) % 32;
-  const uint16_t *sums = (const uint16_t *)term->sums + first * stride + c;
+  const int16_t *from = (moved ? e->moves : e->thresholds) +
+                        (e->first + c) / 32 * (size_t)(32 * rows) + (e->first + c) % 32;
+  const uint16_t *sums = (const uint16_t *)term->sums + span->first * stride + c;
   const uint8_t *residual = NULL;
   if (residual_bits)
-    residual = (const uint8_t *)e->residual[0].codes + first * residual_bits * plane + at;
-  int16x8_t t[12];
+    residual = (const uint8_t *)e->residual[0].codes + span->first * residual_bits * plane + at;
+  int16x8_t row[12];
   UNROLLED
-  for (int j = 0; j < steps * codes; j++) t[j] = vld1q_s16(thresholds + 32 * j);
+  for (int j = 0; j < rows; j++) row[j] = vld1q_s16(from + 32 * j);
   ROLLED
-  for (size_t p = 0; p < count; p++, sums += stride) {
+  for (size_t p = 0; p < span->count; p++, sums += stride) {
     uint16x8_t r0 = vdupq_n_u16(0), r1 = r0;
     if (residual_bits) r0 = spread_wide(residual);
     if (residual_bits == 2) r1 = spread_wide(residual + plane);
     residual += (unsigned)residual_bits * plane;
-    int16x8_t acc = vreinterpretq_s16_u16(vld1q_u16(sums));
-    acc = vaddq_s16(k == 2 ? vaddq_s16(acc, acc) : acc, box[p]);
-    vst1_u8(counts + 64 * p, vmovn_u16(not_exceeded(acc, t, codes, steps, r0, r1)));
+    int16x8_t acc = vreinterpretq_s16_u16(vld1q_u16(sums)), t[3];
+    if (moved) {
+      acc = vaddq_s16(k == 2 ? vshlq_n_s16(acc, 3) : vshlq_n_s16(acc, 2), span->quarters[p]);
+      acc = vaddq_s16(acc, vandq_s16(row[0], vreinterpretq_s16_u16(r0)));
+      if (residual_bits == 2) acc = vaddq_s16(acc, vandq_s16(row[1], vreinterpretq_s16_u16(r1)));
+    } else {
+      acc = vaddq_s16(k == 2 ? vaddq_s16(acc, acc) : acc, span->box[p]);
+    }
+    UNROLLED
+    for (int j = 0; j < steps; j++)
+      t[j] = moved ? row[residual_bits + j] : threshold_of(row, codes, steps, j, r0, r1);
+    vst1_u8(found + 64 * p, vmovn_u16(compare(acc, t, steps)));
   }
 }
 
-/* 64 channels of every pixel, 8 at a time, so that registers hold their thresholds. With m the
- * thresholds not exceeded, the code is steps - m, which is m ^ steps, or m where the channel falls.
- */
+/* 64 channels of every pixel, 8 at a time, so that registers hold their thresholds. The code is
+ * steps - m, or m where the channel falls: the low bits of what is found, but for one. */
 TILE threshold_block(const struct epilogue *e, unsigned c, const int residual_bits,
                      const int bits) {
-  const size_t plane = (e->all_channels + 63) / 64 * 8, at = (e->first + c) / 8;
-  const uint8x16_t steps = vdupq_n_u8(bits == 2 ? 3 : 1);
-  uint8_t *out = (uint8_t *)e->out + at;
-  uint8x16_t rising[4];
+  const struct epilogue_term *term = &e->term[0];
+  const size_t at = (e->first + c) / 8;
+  uint8x16_t change[4];
   UNROLLED
-  for (int i = 0; i < 4; i++)
-    rising[i] = vandq_u8(vmvnq_u8(spread((const uint8_t *)e->flips + at + 2 * i)), steps);
-  for (size_t first = 0; first < e->pixels; first += SPAN) {
-    const size_t count = e->pixels - first < SPAN ? e->pixels - first : SPAN;
-    uint8_t counts[SPAN * 64];
-    int16x8_t box[SPAN];
-    for (size_t p = 0; p < count; p++)
-      box[p] = vdupq_n_s16((int16_t)(e->term[0].box_scale * e->term[0].box[first + p]));
+  for (int i = 0; i < 4; i++) {
+    const uint8x16_t falls = spread((const uint8_t *)e->flips + at + 2 * i);
+    change[i] =
+        bits == 2 ? vbslq_u8(falls, vdupq_n_u8(1), vdupq_n_u8(2)) : vbicq_u8(vdupq_n_u8(1), falls);
+  }
+  struct span span;
+  for (span.first = 0; span.first < e->pixels; span.first += span.count) {
+    const size_t left = e->pixels - span.first;
+    uint8_t found[SPAN * 64];
+    span.count = left < SPAN ? left : SPAN;
+    for (size_t p = 0; p < span.count; p++) {
+      const int box = term->box_scale * term->box[span.first + p];
+      span.box[p] = vdupq_n_s16((int16_t)box);
+      if (residual_bits) span.quarters[p] = vdupq_n_s16((int16_t)(QUARTERS * box));
+    }
     ROLLED
     for (unsigned i = 0; i < 64; i += 8)
-      if (e->term[0].k == 2)
-        count_8(e, c + i, first, count, 2, residual_bits, bits, box, counts + i);
-      else
-        count_8(e, c + i, first, count, 1, residual_bits, bits, box, counts + i);
-    for (size_t p = 0; p < count; p++, out += (unsigned)bits * plane) {
-      uint8x16_t code[4];
-      UNROLLED
-      for (int i = 0; i < 4; i++) {
-        const int8x16_t minus = vld1q_s8((const int8_t *)counts + 64 * p + 16 * i);
-        code[i] = veorq_u8(vreinterpretq_u8_s8(vnegq_s8(minus)), rising[i]);
+      switch (2 * (residual_bits && e->moved[at + i / 8]) + (term->k == 2)) {
+      case 0:
+        compare_8(e, c + i, &span, 1, residual_bits, bits, 0, found + i);
+        break;
+      case 1:
+        compare_8(e, c + i, &span, 2, residual_bits, bits, 0, found + i);
+        break;
+      case 2:
+        compare_8(e, c + i, &span, 1, residual_bits, bits, 1, found + i);
+        break;
+      default:
+        compare_8(e, c + i, &span, 2, residual_bits, bits, 1, found + i);
       }
-      store_word(code, (unsigned)bits, plane, out);
-    }
+    store_span(e, c, span.first, span.count, found, change, (unsigned)bits);
   }
 }
 
