@@ -125,6 +125,8 @@ def _network(prefix: str, scale: Scale, tables: tuple[str, ...]) -> list[Run]:
         run('w1a2_dorefa', 'recipe', **bits(1, 2, method='dorefa')),
         run('w1a2_long', 'recipe', quant=_recipe(1, 2, n, distill=None)),
         run('w1a2_slow', 'recipe', options=_SLOW, **bits(1, 2)),
+        run('w1a2_fast', 'recipe', options=_FAST, **bits(1, 2)),
+        run('w1a2_p1', 'recipe', quant=dict(w=1, a=2)),
         run('fp32_sgd', 'recipe', options=_SGD),
         run('w1a2_sgd', 'recipe', options=_SGD, **bits(1, 2)),
         run('w1a2_sgd_steps', 'recipe', options=_SGD | _FAST_STEPS, **bits(1, 2)),
@@ -132,6 +134,7 @@ def _network(prefix: str, scale: Scale, tables: tuple[str, ...]) -> list[Run]:
         run('w1a2_distill', 'recipe', teacher='fp32', **bits(1, 2, distill=dict(_LOGITS))),
         run('w1a2_features', 'recipe', teacher='fp32', **bits(1, 2, distill=dict(_FEATURES))),
         run('w1a2_residual8', 'recipe', **bits(1, 2, residual=8)),
+        run('w1a2_last8', 'recipe', **bits(1, 2, last=dict(w=8, a=8))),
         *(
             run(
                 f'w{w}a{a}_best',
@@ -160,6 +163,7 @@ _SGD = {
     'param_scheduler.0.eta_min': 1e-4,
 }
 _SLOW = {'optim_wrapper.optimizer.lr': 0.001}
+_FAST = {'optim_wrapper.optimizer.lr': 0.006}
 
 
 def _ema(iters: int) -> list[dict]:
