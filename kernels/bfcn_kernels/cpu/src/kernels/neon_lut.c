@@ -178,6 +178,9 @@ void lut4_gemm_a2_2x128__neon(const struct gemm *g) {
 void lut5_gemm_a1_2x64__dotprod(const struct gemm *g) {
   EACH_TILE(g, 2, uint16_t, lut_tile(&tile, 2, 4, 5, 1));
 }
+void lut5_gemm_a1_2x128__dotprod(const struct gemm *g) {
+  EACH_TILE(g, 2, uint16_t, lut_tile(&tile, 2, 8, 5, 1));
+}
 void lut5_gemm_a1_4x32__dotprod(const struct gemm *g) {
   EACH_TILE(g, 4, uint16_t, lut_tile(&tile, 4, 2, 5, 1));
 }
