@@ -6,7 +6,7 @@ VENV := .venv
 ONEDL := .venv-onedl
 BIN := $(VENV)/bin
 PYTEST := python -m pytest -n $(JOBS)
-C_FILES = $(shell git ls-files '*.c' '*.h' '*.cu' 2>/dev/null)
+C_FILES = $(shell git ls-files '*.c' '*.cpp' '*.h' '*.cu' 2>/dev/null)
 BENCH = $(BIN)/python tools/benchmark.py cpu configs/bfcn_r50_cityscapes_1w2a.py \
   --bits 1-1 1-2 2-2 4-4 --csv results/cpu.csv
 INSTALL_INPUTS := setup.py pyproject.toml constraints.txt bfcn_mm_compat.pth

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from bfcn_kernels import FileError, GraphError
-from bfcn_kernels.arm import timing
+from bfcn_kernels.arm import peers, timing
 
 
 def main() -> int:
@@ -24,8 +24,8 @@ def main() -> int:
     parser.add_argument('--cpu', nargs='+', default=['cortex-a15'], help=', '.join(timing.CORES))
     parser.add_argument('--size', nargs=2, type=int, default=(160, 256), metavar=('H', 'W'))
     parser.add_argument(
-        '--peers', nargs='*', choices=timing.PEERS, default=(), metavar='KIND',
-        help='XNNPACK on the convolutions of the first model: float32, int8',
+        '--peers', nargs='*', choices=peers.KINDS, default=(), metavar='KIND',
+        help='XNNPACK and Arm Compute Library on the convolutions of the first model: float32, int8',
     )  # fmt: skip
     parser.add_argument('--layers', action='store_true', help='every layer, not the totals alone')
     parser.add_argument('--csv', type=Path, help='write the rows there, too')
@@ -59,8 +59,9 @@ def _rows(args: argparse.Namespace) -> list[timing.Row]:
         where = core, args.size
         runs = [partial(timing.time_model, path, *where, args.work_dir) for path in args.models]
         runs += [
-            partial(timing.time_xnnpack, args.models[0], *where, kind, args.work_dir)
+            partial(peers.time_peer, library, args.models[0], *where, kind, args.work_dir)
             for kind in args.peers
+            for library in peers.LIBRARIES
         ]
         for run in runs:
             rows = run() if args.layers else run()[-1:]

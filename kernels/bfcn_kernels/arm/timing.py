@@ -1,10 +1,9 @@
-"""Modelled milliseconds of a packed model on an ARM core, layer by layer, and of XNNPACK beside it.
+"""Modelled milliseconds of a packed model on an ARM core, layer by layer; peers.py has other libraries'.
 
 Executed instructions are counted under qemu; what they cost is a model (cycles.py): no cache misses,
 no mispredicted branches, one core at its nominal clock. Measure on a board with bfcn-bench.
 """
 
-import subprocess
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,6 @@ from pathlib import Path
 from bfcn_kernels.arm import blocks, toolchain
 from bfcn_kernels.arm.cycles import CORES, Core, block_cycles
 from bfcn_kernels.gguf_io import Model, read
-
-PEERS = ('float32', 'int8')
-_XNNPACK = ('libxnnpack-dev', 'libxnnpack0', 'libpthreadpool0', 'libpthreadpool-dev', 'libcpuinfo0',
-            'libstdc++6', 'libgcc-s1', 'libc6')  # fmt: skip
-_DEBIAN = {'armv7': 'armhf', 'aarch64': 'arm64'}
 
 
 @dataclass(frozen=True)
@@ -123,49 +117,12 @@ def time_model(path: Path, core: Core, size: tuple[int, int], folder: Path) -> l
     bits = model.metadata
     engine = f'bfcn {bits.weight_bits}-{bits.activation_bits}'
     names = [(name, kernel, macs[name]) for name, (kernel, _) in lines.items()]
-    rows = _rows(core, engine, names, ran, listed)
-    return [*rows, _total(rows, _weight_bytes(model), activations)]
+    rows = rows_of(core, engine, names, ran, listed)
+    return [*rows, total_of(rows, _weight_bytes(model), activations)]
 
 
-def time_xnnpack(
-    path: Path, core: Core, size: tuple[int, int], kind: str, folder: Path
-) -> list[Row]:
-    """Rows of every convolution of the model in XNNPACK, kind 'float32' or 'int8', and their total.
-
-    Convolutions alone: XNNPACK is charged neither for pooling nor for upsampling.
-    """
-    model = read(path)
-    layers = layers_of(model, size)
-    toolchain.require_build(core.architecture)
-    root = sysroot(core.architecture, folder)
-    program = _build_xnnpack(core.architecture, root, folder)
-    mark = toolchain.symbols(program, core.architecture)['bfcn_mark']
-    shapes = list(dict.fromkeys(layer.shape for layer in layers))
-    listed, phases, _ = blocks.count(
-        [*toolchain.emulator(core.architecture, core.qemu), '-L', str(root)],
-        blocks.build_plugin(folder),
-        [mark],
-        [str(program), kind],
-        folder,
-        text=''.join(' '.join(map(str, shape)) + '\n' for shape in shapes),
-    )
-    ran = [phase for phase in phases if phase.mark == mark][
-        ::2
-    ]  # from the first mark to the second
-    names = [('x'.join(map(str, shape)), 'xnnpack', 0) for shape in shapes]
-    by_shape = dict(zip(shapes, _rows(core, f'xnnpack {kind}', names, ran, listed), strict=True))
-    rows = []
-    for layer in layers:
-        row = by_shape[layer.shape]
-        rows.append(Row(core.name, core.ghz, row.engine, layer.op, 'xnnpack', layer.macs,
-                        row.instructions, row.cycles, row.ms))  # fmt: skip
-    weights = sum(
-        layer.outputs * layer.kernel**2 * layer.channels // layer.groups for layer in layers
-    )
-    return [*rows, _total(rows, weights * (4 if kind == 'float32' else 1), 0)]
-
-
-def _rows(core: Core, engine: str, names: list, phases: list, listed: list) -> list[Row]:
+def rows_of(core: Core, engine: str, names: list, phases: list, listed: list) -> list[Row]:
+    """A row for each (name, kernel, MACs) and the phase in which it ran."""
     used = sorted({index for phase in phases for index in phase.counts})
     cycles = dict(zip(used, block_cycles([listed[index] for index in used], core), strict=True))
     rows = []
@@ -177,7 +134,8 @@ def _rows(core: Core, engine: str, names: list, phases: list, listed: list) -> l
     return rows
 
 
-def _total(rows: list[Row], parameters: int, activations: int) -> Row:
+def total_of(rows: list[Row], parameters: int, activations: int) -> Row:
+    """The row of a whole run; parameters, activations: bytes."""
     first = rows[0]
     sums = [
         sum(getattr(row, name) for row in rows) for name in ('macs', 'instructions', 'cycles', 'ms')
@@ -195,37 +153,3 @@ def _weight_bytes(model: Model) -> int:
         if hasattr(op, 'terms'):
             total += 4 * len(op.terms[0].weight)
     return total
-
-
-def sysroot(architecture: str, folder: Path) -> Path:
-    """Debian's XNNPACK and what it needs for a foreign architecture, unpacked once, not installed."""
-    root = folder / f'xnnpack-{architecture}'
-    if (root / 'usr' / 'include' / 'xnnpack.h').exists():
-        return root
-    root.mkdir(parents=True, exist_ok=True)
-    debian = _DEBIAN[architecture]
-    names = [f'{name}:{debian}' for name in _XNNPACK]
-    fetch = subprocess.run(
-        ['apt-get', 'download', '-q', *names], cwd=root, capture_output=True, text=True
-    )
-    if fetch.returncode:
-        raise RuntimeError(
-            f'libxnnpack-dev:{debian} cannot be fetched: dpkg --add-architecture {debian} '
-            f'&& apt-get update'
-        )
-    for package in root.glob('*.deb'):
-        toolchain.call(['dpkg', '-x', package, root])
-    return root
-
-
-def _build_xnnpack(architecture: str, root: Path, folder: Path) -> Path:
-    triple = toolchain.ARCHITECTURES[architecture].triple
-    program = folder / f'xnnpack_layers_{architecture}'
-    libraries = root / 'usr' / 'lib' / triple
-    command = [
-        f'{triple}-gcc', '-O2', '-no-pie', Path(__file__).with_name('xnnpack_layers.c'),
-        f'-I{root}/usr/include', f'-L{libraries}', '-lXNNPACK', '-lpthreadpool',
-        f'-Wl,-rpath-link,{libraries}:{root}/lib/{triple}', '-o', program,
-    ]  # fmt: skip
-    toolchain.call(command)
-    return program

@@ -15,6 +15,8 @@ PACKAGES = {
     'qemu-aarch64': 'qemu-user',
     'arm-linux-gnueabihf-gcc': 'gcc-arm-linux-gnueabihf',
     'aarch64-linux-gnu-gcc': 'gcc-aarch64-linux-gnu',
+    'arm-linux-gnueabihf-g++': 'g++-arm-linux-gnueabihf',
+    'aarch64-linux-gnu-g++': 'g++-aarch64-linux-gnu',
     'arm-linux-gnueabihf-nm': 'binutils-arm-linux-gnueabihf',
     'aarch64-linux-gnu-nm': 'binutils-aarch64-linux-gnu',
     'llvm-mc-19': 'llvm-19',
