@@ -306,7 +306,8 @@ static bfcn_status plan(const struct bfcn_session *s, struct conv *conv) {
   plan_scratch(conv);
   struct value residual = {BFCN_CODES, 0, 0, 0};
   if (op->residual_count) residual = model_value(s->model, op->residuals[0].source);
-  if (s->isa != ISA_PORTABLE && !find_thresholds(conv, op->residual_count ? &residual : NULL))
+  if (s->isa != ISA_PORTABLE &&
+      !find_thresholds(conv, op->residual_count ? &residual : NULL, bfcn_backend(s->isa)->moves))
     return bfcn_fail(BFCN_ERROR_MEMORY, "op '%s': no memory for its thresholds", op->name);
   return BFCN_OK;
 }

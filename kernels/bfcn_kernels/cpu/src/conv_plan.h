@@ -78,7 +78,8 @@ const struct gemm_kernel *kernel_for_outputs(const struct gemm_kernel *k, unsign
 /* weights.c: pack the weights of a planned term; 0 if out of memory. */
 int pack_weights(struct conv_term *t, unsigned outputs, unsigned padded);
 
-/* thresholds.c: find 16-bit thresholds where the epilogue allows them; 0 if out of memory. */
-int find_thresholds(struct conv *conv, const struct value *residual);
+/* thresholds.c: find 16-bit thresholds where the epilogue allows them, and moves if wanted; 0 if
+ * out of memory. */
+int find_thresholds(struct conv *conv, const struct value *residual, int moves);
 
 #endif

@@ -134,20 +134,14 @@ struct epilogue {
    * may hold anything, have INT16_MAX: no acc exceeds it, and their codes stay 0. */
   const int16_t *thresholds;
   const uint32_t *flips; /* [channels / 32] */
-  /* With a residual also [channels / 32][bits of the residual + j][32]: what a set bit of its code
-   * adds to QUARTERS times acc, and one threshold for all its codes; for those 8 channels of which
-   * `moved` says so. */
+  /* With a residual, where the backend reads them: [channels / 32][bits of the residual + j][32]:
+   * what a set bit of its code adds to QUARTERS times acc, and one threshold for all its codes; for
+   * those 8 channels of which `moved` says so. */
   const int16_t *moves;
   const uint8_t *moved; /* [channels / 8] */
 };
 
 enum { QUARTERS = 4 };
-
-/* Whether the thresholds of the 32 channels from column c on are moved. */
-static inline int all_moved(const struct epilogue *e, unsigned c) {
-  const uint8_t *moved = e->moved + (e->first + c) / 8;
-  return moved[0] & moved[1] & moved[2] & moved[3];
-}
 
 enum { LERP_SLACK = 16, MOST_RESIDUALS = 16 };
 
@@ -158,6 +152,7 @@ struct backend {
   void (*expand[FORMS])(const struct expand *expand);
   void (*epilogue)(const struct epilogue *epilogue);           /* through float32 */
   void (*epilogue_threshold)(const struct epilogue *epilogue); /* 16-bit thresholds, bits 1..2 */
+  int moves;                                                   /* epilogue_threshold reads them */
   int doubled_sums; /* where k is 2, thresholds read sums that the matrix kernel has doubled */
   /* sums[p] = sum of the codes of pixel p */
   void (*sum_codes)(const uint64_t *planes, unsigned bits, unsigned words, size_t pixels,

@@ -693,16 +693,14 @@ static inline __m256i threshold_of(const int16_t *t, int codes, int steps, int j
 
 /* 32 channels of `count` pixels from `first` on. Code 1 or 3: an odd number of steps is reached.
  * box: box_scale * box of a pixel, twice. */
-TILE threshold_tile(const struct epilogue *e, unsigned c, size_t first, size_t count,
-                    const uint32_t *box, const int residual_bits, const int bits, const int moved) {
+TILE threshold_block(const struct epilogue *e, unsigned c, size_t first, size_t count,
+                     const uint32_t *box, const int residual_bits, const int bits) {
   const struct epilogue_term *term = &e->term[0];
-  const int steps = bits == 2 ? 3 : 1, codes = moved ? 1 : 1 << residual_bits;
+  const int steps = bits == 2 ? 3 : 1, codes = 1 << residual_bits;
   const size_t plane = (e->all_channels + 63) / 64 * 8, block = (e->first + c) / 32;
   const size_t residual_bytes = (size_t)residual_bits * plane, bytes = (size_t)bits * plane;
   const uint32_t flip = e->flips[block];
-  const int16_t *moves = e->moves + block * (size_t)(residual_bits + steps) * 32;
-  const int16_t *thresholds =
-      moved ? moves + 32 * residual_bits : e->thresholds + block * (size_t)(steps * codes) * 32;
+  const int16_t *thresholds = e->thresholds + block * (size_t)(steps * codes) * 32;
   const uint8_t *residual = NULL;
   if (residual_bits)
     residual = (const uint8_t *)e->residual[0].codes + first * residual_bytes + 4 * block;
@@ -720,13 +718,6 @@ TILE threshold_tile(const struct epilogue *e, unsigned c, size_t first, size_t c
       acc = _mm256_add_epi16(acc, shift);
       if (residual_bits) r0 = lanes(residual + 2 * h);
       if (residual_bits == 2) r1 = lanes(residual + plane + 2 * h);
-      if (moved) {
-        const __m256i *move = (const __m256i *)(moves + 16 * h); /* the next, 32 later */
-        acc = _mm256_slli_epi16(acc, 2);
-        acc = _mm256_add_epi16(acc, _mm256_and_si256(r0, _mm256_load_si256(move)));
-        if (residual_bits == 2)
-          acc = _mm256_add_epi16(acc, _mm256_and_si256(r1, _mm256_load_si256(move + 2)));
-      }
       UNROLLED
       for (int j = 0; j < steps; j++)
         reached[j][h] =
@@ -739,15 +730,6 @@ TILE threshold_tile(const struct epilogue *e, unsigned c, size_t first, size_t c
     store_bits(out, bits_of(reached[0]) ^ flip);
     if (bits == 2) store_bits(out + plane, bits_of(reached[1]) ^ flip);
   }
-}
-
-/* 32 channels, whose thresholds the residual's code chooses, or moves. */
-TILE threshold_block(const struct epilogue *e, unsigned c, size_t first, size_t count,
-                     const uint32_t *box, const int residual_bits, const int bits) {
-  if (residual_bits && all_moved(e, c))
-    threshold_tile(e, c, first, count, box, residual_bits, bits, 1);
-  else
-    threshold_tile(e, c, first, count, box, residual_bits, bits, 0);
 }
 
 static void epilogue_threshold(const struct epilogue *e) {

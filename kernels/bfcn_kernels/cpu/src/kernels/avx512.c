@@ -418,19 +418,18 @@ static inline __m512i threshold_of(const __m512i *thresholds, int residual_bits,
 
 /* 32 channels of `count` pixels from `first` on: thresholds stay in registers, comparisons give
  * plane bits. Code 1 or 3: an odd number of steps is reached. box: box_scale * box, twice. */
-TILE threshold_tile(const struct epilogue *e, unsigned c, size_t first, size_t count,
-                    const uint32_t *box, const int residual_bits, const int bits, const int moved) {
+TILE threshold_block(const struct epilogue *e, unsigned c, size_t first, size_t count,
+                     const uint32_t *box, const int residual_bits, const int bits) {
   const struct epilogue_term *term = &e->term[0];
   const int steps = bits == 2 ? 3 : 1, codes = 1 << residual_bits;
-  const int rows = moved ? residual_bits + steps : codes * steps;
   const size_t plane = (e->all_channels + 63) / 64 * 8, block = (e->first + c) / 32;
   const size_t residual_bytes = (size_t)residual_bits * plane, bytes = (size_t)bits * plane;
   const uint32_t flip = e->flips[block];
-  __m512i row[12], *const thresholds = row + (moved ? residual_bits : 0);
+  __m512i thresholds[12];
   UNROLLED
-  for (int i = 0; i < rows; i++)
-    row[i] = _mm512_load_si512((moved ? e->moves : e->thresholds) +
-                               (block * (size_t)rows + (size_t)i) * 32);
+  for (int i = 0; i < steps * codes; i++)
+    thresholds[i] =
+        _mm512_load_si512(e->thresholds + (block * (size_t)(steps * codes) + (size_t)i) * 32);
   const uint8_t *residual = NULL;
   if (residual_bits)
     residual = (const uint8_t *)e->residual[0].codes + first * residual_bytes + 4 * block;
@@ -446,13 +445,7 @@ TILE threshold_tile(const struct epilogue *e, unsigned c, size_t first, size_t c
     if (residual_bits) memcpy(&r0, residual, 4);
     if (residual_bits == 2) memcpy(&r1, residual + plane, 4);
     if (residual_bits) residual += residual_bytes;
-    if (moved) {
-      acc = _mm512_slli_epi16(acc, 2);
-      acc = _mm512_mask_add_epi16(acc, r0, acc, row[0]);
-      if (residual_bits == 2) acc = _mm512_mask_add_epi16(acc, r1, acc, row[1]);
-    }
-    if (bits == 2 &&
-        (moved || residual_bits == 0)) { /* signs of differences: a mask less to move */
+    if (bits == 2 && residual_bits == 0) { /* signs of differences: a mask less to move */
       __m512i left[3];
       UNROLLED
       for (int j = 0; j < steps; j++) left[j] = _mm512_subs_epi16(thresholds[j], acc);
@@ -464,23 +457,14 @@ TILE threshold_tile(const struct epilogue *e, unsigned c, size_t first, size_t c
     uint32_t reached[3];
     UNROLLED
     for (int j = 0; j < steps; j++)
-      reached[j] = _mm512_cmpgt_epi16_mask(
-          acc, moved ? thresholds[j] : threshold_of(row, residual_bits, steps, j, r0, r1));
+      reached[j] =
+          _mm512_cmpgt_epi16_mask(acc, threshold_of(thresholds, residual_bits, steps, j, r0, r1));
     if (bits == 2) {
       store_bits(out + plane, reached[1] ^ flip);
       reached[0] ^= reached[1] ^ reached[2];
     }
     store_bits(out, reached[0] ^ flip);
   }
-}
-
-/* 32 channels, whose thresholds the residual's code chooses, or moves. */
-TILE threshold_block(const struct epilogue *e, unsigned c, size_t first, size_t count,
-                     const uint32_t *box, const int residual_bits, const int bits) {
-  if (residual_bits && all_moved(e, c))
-    threshold_tile(e, c, first, count, box, residual_bits, bits, 1);
-  else
-    threshold_tile(e, c, first, count, box, residual_bits, bits, 0);
 }
 
 static void epilogue_threshold(const struct epilogue *e) {

@@ -559,9 +559,9 @@ static void epilogue_threshold(const struct epilogue *e) {
 /* Only USMMLA multiplies unsigned codes by signed weights. */
 #define NEON_BACKEND                                                                           \
   .expand = {[FORM_BITS] = expand_bits, [FORM_LUT4] = expand_lut4, [FORM_INT8] = expand_int8}, \
-  .epilogue = epilogue, .epilogue_threshold = epilogue_threshold, .sum_codes = sum_codes_neon, \
-  .unpack = unpack, .pack = pack, .lerp = lerp, .lerp_columns = lerp_columns,                  \
-  .argmax_row = bfcn_argmax_row_neon
+  .epilogue = epilogue, .epilogue_threshold = epilogue_threshold, .moves = 1,                  \
+  .sum_codes = sum_codes_neon, .unpack = unpack, .pack = pack, .lerp = lerp,                   \
+  .lerp_columns = lerp_columns, .argmax_row = bfcn_argmax_row_neon
 
 const struct backend bfcn_backend_neon = {.name = "neon", .wide_zero = 128, NEON_BACKEND};
 /* Beyond NEON, only matrix kernels differ. */
