@@ -279,9 +279,20 @@ class Section:
             base = name.split('_')[0]  # w1a2 of w1a2_ema
             gain = '-' if name == base else self.change(name, base)
             rows.append([what, self.spread(name), gain])
-        note = 'Change: of the mean over the seeds that both have, against the plain recipe.'
+        note = 'Change: of the mean over the seeds that both have, against the plain recipe. '
+        note += self._noise()
         return _table('What each step of the recipe brings', ['1 / 2 bits unless said', 'mIoU', 'change'],
                       rows, note)  # fmt: skip
+
+    def _noise(self) -> str:
+        """How far seeds alone are apart, by the float network half-way."""
+        values = [row.miou for row in self._done('float')]
+        if len(values) < 2:
+            return ''
+        return (
+            f'Float networks of {len(values)} seeds are {max(values) - min(values):.1f} apart after half '
+            'of their training: a row of one seed tells no less than that from chance.'
+        )
 
     def _figures(self) -> list[str]:
         lines = []

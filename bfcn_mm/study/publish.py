@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 from mmengine.config import Config
+
+from bfcn_kernels import read, write
 
 from .carry_out import Job
 from .ledger import DONE, Ledger, Row
@@ -40,10 +42,10 @@ def publish(job: Job, ledger: Ledger, root: Path, zoo: Path) -> str:
         )
     folder = zoo / name
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(job.packed, folder / 'model.gguf')
     write_config(job, folder / 'config.py')
     write_log(job, folder / 'train.log')
-    meta = metafile(name, job, row, zoo.name)
+    size = write_model(job, (folder / 'config.py').read_text(), folder / 'model.gguf')
+    meta = metafile(name, job, row, size, zoo.name)
     (folder / 'metafile.yml').write_text(yaml.safe_dump(meta, sort_keys=False, width=100))
     write_index(zoo)
     return f'{folder}: {size:,} bytes, mIoU {row.miou_packed:.2f} (seed {row.seed})'
@@ -72,6 +74,13 @@ def write_config(job: Job, path: Path) -> None:
     cfg.dump(path)
 
 
+def write_model(job: Job, config: str, path: Path) -> int:
+    """The packed model with this config in it; returns its bytes."""
+    model = read(job.packed)
+    write(path, replace(model, metadata=replace(model.metadata, train_config=config)))
+    return path.stat().st_size
+
+
 def write_log(job: Job, path: Path) -> None:
     """mmengine's logs of the run, one after another, paths of the machine taken out."""
     logs = sorted(job.folder.glob('*/*.log'))
@@ -82,7 +91,7 @@ def write_log(job: Job, path: Path) -> None:
     path.write_text('\n'.join(lines) + '\n')
 
 
-def metafile(name: str, job: Job, row: Row, zoo: str) -> dict:
+def metafile(name: str, job: Job, row: Row, size: int, zoo: str) -> dict:
     """In OpenMMLab's model-index form."""
     place = f'{zoo}/{name}'
     return dict(
@@ -107,7 +116,7 @@ def metafile(name: str, job: Job, row: Row, zoo: str) -> dict:
                     'Iterations': row.total_iters,
                     'Weight Bits': row.w,
                     'Activation Bits': row.a,
-                    'Bytes': row.bytes,
+                    'Bytes': size,
                     'Run': f'{row.run}, seed {row.seed}, scale {row.scale}, config {row.hash}',
                     'Commit': row.commit,
                 },
