@@ -291,7 +291,7 @@ class Section:
             return ''
         return (
             f'Float networks of {len(values)} seeds are {max(values) - min(values):.1f} apart after half '
-            'of their training: a row of one seed tells no less than that from chance.'
+            'of their training: between rows of one seed less than that may be chance.'
         )
 
     def _figures(self) -> list[str]:
