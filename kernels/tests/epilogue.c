@@ -214,7 +214,7 @@ int main(void) {
   for (size_t w = 0; w < sizeof widths / sizeof *widths; w++)
     for (size_t u = 0; u < 4 * 3; u++)
       failures += test_argmax(1 + 20 * (w % 2), widths[w], units[u / 3], fractions[u % 3]);
-  printf("%d epilogues against %s; thresholds chosen for %u groups of channels, moved for %u\n",
-         tested, bfcn_isas(), groups[0], groups[1]);
+  printf("%d epilogues, thresholds chosen for %u groups of channels and moved for %u, against %s\n",
+         tested, groups[0], groups[1], bfcn_isas());
   return failures != 0 || !groups[0] || !groups[1];
 }
