@@ -25,11 +25,13 @@ class PackedSegmentor(BaseSegmentor):
         file: the packed model, or its name in the zoo.
         engine: 'numpy', 'torch' (a GPU if there is one), 'cpu' or 'triton'.
         threads: of the 'cpu' engine.
+        one_bit: with 'triton', layers of few bits run on one-bit tensor cores.
         data_preprocessor: the float model's, which mmengine hands over; only read for padding.
         train_cfg, pretrained: set by mmseg.apis.init_model, and without effect.
 
-    Raises ValueError for an unknown engine, and for a test_cfg with padding or other than whole images;
-    OSError, FileError or GraphError for a bad file; and what an engine says that cannot start.
+    Raises ValueError for an unknown engine, for one_bit with another than 'triton', and for a test_cfg
+    with padding or other than whole images; OSError, FileError or GraphError for a bad file; and what
+    an engine says that cannot start.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class PackedSegmentor(BaseSegmentor):
         file: str,
         engine: str = 'cpu',
         threads: int = 1,
+        one_bit: bool = False,
         data_preprocessor: dict | None = None,
         test_cfg: dict | None = None,
         train_cfg: dict | None = None,
@@ -49,7 +52,7 @@ class PackedSegmentor(BaseSegmentor):
                 f'a packed model takes images without padding, got test_cfg={padding!r}'
             )
         super().__init__(data_preprocessor=dict(type='SegDataPreProcessor', bgr_to_rgb=True))
-        self.file, self.engine = _resolve(file), _load(file, engine, threads)
+        self.file, self.engine = _resolve(file), _load(file, engine, threads, one_bit)
         self.mode, metadata = _describe(self.file)
         self.align_corners = self.mode == 'align_corners'
         self.dataset_meta = dict(classes=metadata.classes, palette=metadata.palette)
@@ -100,16 +103,18 @@ def _resolve(file: str) -> str:
     return str(zoo.resolve(file))
 
 
-def _load(file: str, engine: str, threads: int) -> object:
+def _load(file: str, engine: str, threads: int, one_bit: bool) -> object:
     if engine not in ENGINES:
         raise ValueError(f'engine must be one of {ENGINES}, got {engine!r}')
     if engine == 'torch':
+        if one_bit:
+            raise ValueError("one_bit=True is for engine='triton', got engine='torch'")
         from ..export.torch_engine import TorchEngine
 
         return TorchEngine(_resolve(file))
     import bfcn_kernels
 
-    return bfcn_kernels.load(file, engine, threads)
+    return bfcn_kernels.load(file, engine, threads, one_bit)
 
 
 def _describe(file: str) -> tuple[str, object]:

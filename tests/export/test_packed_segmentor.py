@@ -71,6 +71,14 @@ def test_normalization_of_the_float_model_is_not_applied_twice(file):
     ('more', 'words'),
     [
         (dict(engine='gpu'), "engine must be one of .* got 'gpu'"),
+        (
+            dict(engine='torch', one_bit=True),
+            "one_bit=True is for engine='triton', got engine='torch'",
+        ),
+        (
+            dict(engine='numpy', one_bit=True),
+            "one_bit=True is for engine='triton', got engine='numpy'",
+        ),
         (dict(test_cfg=dict(mode='slide')), "test_cfg.mode must be 'whole', got 'slide'"),
         (dict(data_preprocessor=dict(test_cfg=dict(size_divisor=32))), 'without padding'),
     ],
@@ -78,6 +86,13 @@ def test_normalization_of_the_float_model_is_not_applied_twice(file):
 def test_what_it_cannot_do_is_refused(file, more, words):
     with pytest.raises(ValueError, match=words):
         built(file, **more)
+
+
+def test_one_bit_reaches_the_engine(file, monkeypatch):
+    given = []
+    monkeypatch.setattr('bfcn_kernels.load', lambda *args: given.append(args))
+    built(file, engine='triton', one_bit=True)
+    assert given == [(str(file), 'triton', 1, True)]
 
 
 def test_half_pixels_and_training_are_refused(file):
