@@ -5,7 +5,7 @@ BENCH_THREADS ?= $(shell test `nproc` -ge 2 && echo 1 2 || echo 1)
 VENV := .venv
 ONEDL := .venv-onedl
 BIN := $(VENV)/bin
-PYTEST := python -m pytest -n $(JOBS)
+PYTEST := python -m pytest -n $(JOBS) --dist worksteal
 C_FILES = $(shell git ls-files '*.c' '*.cpp' '*.h' '*.cu' 2>/dev/null)
 BENCH = $(BIN)/python tools/benchmark.py cpu configs/bfcn_r50_cityscapes_1w2a.py \
   --bits 1-1 1-2 2-2 4-4 --csv results/cpu.csv

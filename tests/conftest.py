@@ -15,6 +15,11 @@ os.environ['TRITON_INTERPRET'] = '1'
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first: one begun at the end would keep one worker while the others wait."""
+    items.sort(key=lambda item: item.get_closest_marker('slow') is None)
+
+
 @pytest.fixture
 def run_program(tmp_path):
     """A function (program, *arguments) -> CompletedProcess of a fresh interpreter in tmp_path.
