@@ -46,7 +46,7 @@ fuzz: $(VENV)/with-dev  ## libFuzzer on the loader (needs clang) for FUZZ_SECOND
 	build/fuzz/tests/fuzz -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 build/fuzz/corpus
 
 arm: $(VENV)/with-dev  ## build for ARMv7 and AArch64, test under qemu, compare with this machine
-	$(BIN)/python tools/arm_check.py
+	$(BIN)/python tools/arm_check.py --jobs $(JOBS)
 
 arm-pack: $(VENV)/with-dev  ## MODEL=x.gguf: static binaries, the model and a script for a board
 	$(BIN)/python tools/arm_pack.py $(or $(MODEL),$(error say which model: make arm-pack MODEL=x.gguf))

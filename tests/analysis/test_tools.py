@@ -1,7 +1,7 @@
 import csv
 import json
 
-from helpers import TOOLS, run_script, tiny_model, write_config
+from helpers import TOOLS, run_here, run_script, tiny_model, write_config
 
 
 def write(folder, **keys):
@@ -12,7 +12,7 @@ def test_complexity_prints_the_sum_of_the_layers_it_writes(tmp_path):
     path = write(tmp_path, quant=dict(w=1, a=2))
     table = tmp_path / 'layers.csv'
     options = (path, '--shape', 64, 96, '--csv', table, '--sort', 'macs', '--json')
-    done = run_script(TOOLS / 'complexity.py', *options, cwd=tmp_path)
+    done = run_here(TOOLS / 'complexity.py', *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     cost = json.loads(done.stdout[done.stdout.index('{') :])  # the fork prints a line at import
     with table.open() as file:
@@ -39,6 +39,6 @@ def test_benchmark_train_compares_both_networks(tmp_path):
 
 
 def test_benchmark_refuses_a_float_config(tmp_path):
-    done = run_script(TOOLS / 'benchmark.py', 'train', '--config', write(tmp_path), cwd=tmp_path)
+    done = run_here(TOOLS / 'benchmark.py', 'train', '--config', write(tmp_path), cwd=tmp_path)
     assert done.returncode == 1
     assert 'has no quant' in done.stderr.splitlines()[-1]

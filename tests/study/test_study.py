@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import TOOLS, command, environment, run_script
+from helpers import TOOLS, command, environment, run_here, run_script
 from helpers.program import ROOT
 from mmengine.config import Config
 
@@ -60,13 +60,13 @@ def test_another_run_of_the_same_command_does_nothing(done, camvid_like):
     folder, _ = done
     before = (folder / 'x.csv').read_bytes()
     line = words(folder, camvid_like, '--run', 'w1a2')
-    result = run_script(TOOLS / 'study.py', *line, cwd=folder)
+    result = run_here(TOOLS / 'study.py', *line, cwd=folder)
     assert result.returncode == 0
     assert '2 of 2 runs are done already' in result.stdout
     assert (folder / 'x.csv').read_bytes() == before
-    listed = run_script(TOOLS / 'study.py', *line, '--list', cwd=folder).stdout
+    listed = run_here(TOOLS / 'study.py', *line, '--list', cwd=folder).stdout
     assert 'float > w1a2' in listed
-    dry = run_script(TOOLS / 'study.py', *line, '--dry-run', cwd=folder).stdout
+    dry = run_here(TOOLS / 'study.py', *line, '--dry-run', cwd=folder).stdout
     assert dry.count('done') == 2
 
 
@@ -116,7 +116,7 @@ BAD = {
 @pytest.mark.parametrize('case', BAD)
 def test_bad_input_ends_in_one_line(tmp_path, camvid_like, case):
     more, said = BAD[case]
-    result = run_script(TOOLS / 'study.py', *words(tmp_path, camvid_like, *more), cwd=tmp_path)
+    result = run_here(TOOLS / 'study.py', *words(tmp_path, camvid_like, *more), cwd=tmp_path)
     assert result.returncode == 1
     assert 'Traceback' not in result.stderr
     assert said in result.stderr.strip().splitlines()[-1]
@@ -208,4 +208,4 @@ def test_the_index_names_every_model_of_the_zoo():
 
 def test_help_is_there(tmp_path):
     for tool in ('study.py', 'results.py'):
-        assert 'usage' in run_script(TOOLS / tool, '--help', cwd=tmp_path).stdout
+        assert 'usage' in run_here(TOOLS / tool, '--help', cwd=tmp_path).stdout
