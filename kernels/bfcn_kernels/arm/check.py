@@ -3,8 +3,8 @@
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,7 @@ class Failure(Exception):
 
 
 def run(folder: Path, jobs: int) -> int:
-    """Every check, `jobs` at a time, a line each in their order; the exit status.
+    """Every check, `jobs` at a time, a line each as they end; the exit status.
 
     folder holds the builds and models between runs.
     """
@@ -55,21 +55,36 @@ def run(folder: Path, jobs: int) -> int:
     native = toolchain.build(folder / 'native')
     for name in toolchain.ARCHITECTURES:
         toolchain.build(folder / name, name)
-    checks = _checks(folder, native, _models(folder))
     passed = failed = 0
-    pool = ThreadPoolExecutor(jobs)  # each waits for an emulator
-    try:
-        for title, failure in [(title, pool.submit(_tried, check)) for title, check in checks]:
-            if failure.result() is None:
-                passed += 1
-                print(f'ok      {title}', flush=True)
-            else:
-                failed += 1
-                print(f'FAILED  {title}: {failure.result()}', file=sys.stderr, flush=True)
-    finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C nothing more is begun
+    for title, failure in _ended(_checks(folder, native, _models(folder)), jobs):
+        if failure is None:
+            passed += 1
+            print(f'ok      {title}', flush=True)
+        else:
+            failed += 1
+            print(f'FAILED  {title}: {failure}', file=sys.stderr, flush=True)
     print(f'{passed} passed, {failed} failed')
     return int(failed > 0)
+
+
+Check = tuple[str, Callable[[], None]]
+
+
+def _ended(checks: Iterable[Check], jobs: int) -> Iterator[tuple[str, Failure | None]]:
+    """Title and outcome of each check when it ends, `jobs` at a time. After Ctrl-C none begins."""
+    running: dict[Future, str] = {}
+    with ThreadPoolExecutor(jobs) as pool:  # each waits for an emulator
+        for title, check in checks:
+            if len(running) == jobs:
+                yield from _next(running)
+            running[pool.submit(_tried, check)] = title
+        while running:
+            yield from _next(running)
+
+
+def _next(running: dict[Future, str]) -> Iterator[tuple[str, Failure | None]]:
+    for future in wait(running, return_when=FIRST_COMPLETED).done:
+        yield running.pop(future), future.result()
 
 
 def _tried(check: Callable[[], None]) -> Failure | None:
@@ -80,7 +95,7 @@ def _tried(check: Callable[[], None]) -> Failure | None:
     return None
 
 
-def _checks(folder: Path, native: Path, models: list[tuple[Path, int, int]]) -> Iterator:
+def _checks(folder: Path, native: Path, models: list[tuple[Path, int, int]]) -> Iterator[Check]:
     for name in toolchain.ARCHITECTURES:
         yield f'{name}: C tests but those of kernels', partial(_ctest, folder / name)
     yield (
