@@ -99,12 +99,18 @@ class ExactResumeHook(Hook):
 
     def _set_idle(self, idle: bool) -> None:
         self._idle = idle
+        self._stop_if_idle()  # Ctrl-C may have come since the iteration's end asked for it
 
     def _on_interrupt(self, *_: Any) -> None:
         self._interrupted = True
         self._restore()
+        self._stop_if_idle()
+
+    def _stop_if_idle(self) -> None:
+        if not (self._interrupted and self._idle) or get_world_size() > 1:
+            return
         loop = self._runner.train_loop
-        if self._idle and isinstance(loop, IterBasedTrainLoop) and get_world_size() == 1:
+        if isinstance(loop, IterBasedTrainLoop):
             loop._iter -= 1  # as checkpoint hooks see it, at the end of the last iteration
             self._stop(self._runner)
 

@@ -9,6 +9,7 @@ import subprocess
 import pytest
 import torch
 from helpers import TOOLS, command, environment, run_script, tiny_config, write_config
+from mmengine.hooks import Hook
 
 ITERS = 7
 QUANT = dict(w=1, a=2, calibrate=2, decay=dict(start=4, rate=1, every=2))  # at 0, 2, 4: w 4, 3, 2
@@ -134,6 +135,38 @@ def test_ctrl_c_between_iterations(
     config = copy.deepcopy(tiny_config(streets)[f'{loader}_dataloader'])
     config['dataset']['pipeline'].insert(0, dict(type='InterruptAt', count=count))
     runner = make_runner(**{f'{loader}_dataloader': config}, **settings)
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    path = tmp_path / f'work/iter_{stop}.pth'
+    assert (tmp_path / 'work/last_checkpoint').read_text() == str(path)
+    _, resumed = trained(load_from=str(path), resume=True, **settings)
+    assert_same_state(trained(**settings)[1], resumed)
+
+
+class InterruptAfter(Hook):
+    """Ctrl-C at the very end of an iteration, when no hook asks for it any more."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, iteration):
+        self._iteration = iteration
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if batch_idx + 1 == self._iteration:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize('stop', [3, 4])
+def test_ctrl_c_before_the_next_batch_is_asked_for(
+    make_runner, trained, tmp_path, assert_same_state, stop
+):
+    """Data workers have ended then: no batch would come. A validation follows the fourth iteration."""
+    settings = dict(
+        quant=dict(w=1, a=2, calibrate=2),
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=6, val_interval=4),
+    )
+    runner = make_runner(**settings)
+    runner.register_hook(InterruptAfter(stop))
     with pytest.raises(KeyboardInterrupt):
         runner.train()
     path = tmp_path / f'work/iter_{stop}.pth'
