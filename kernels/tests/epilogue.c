@@ -1,19 +1,18 @@
 /* Every backend's epilogue, through float32 and through thresholds, against the portable one: the
  * same scores or codes, also where they take the place of the residual, and padding channels that
- * stay 0 whatever their sums hold; and its argmax, of denormal scores, too.
- *
- *     test_epilogue [PIXELS of each image, 1 to 4100, which is the default] */
+ * stay 0 whatever their sums hold; and its argmax, of denormal scores, too. */
 #include "conv_plan.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_PIXELS = 4100, MOST_CHANNELS = 192 };
-
-/* Pixels x padding channels exceed 2^16 but at 63 channels: each padding sum takes every value
- * there is. 1060 pixels do for that where 62 or 63 channels are padding. */
-static unsigned pixels = MOST_PIXELS;
+/* PIXELS x padding channels exceed 2^16 but at 63: each padding sum takes every value there is. The
+ * 1060 of a build for an emulator do for that where 62 or 63 channels are padding. */
+#ifndef PIXELS
+#define PIXELS 4100
+#endif
+enum { MOST_CHANNELS = 192 };
 
 /* Terms, the width of their sums, whether these are known to be narrow, whether channels have an
  * offset, as zero points leave, and the most that sums reach. */
@@ -31,10 +30,10 @@ struct layer {
   struct op op;
   struct conv conv;
   float scale[MOST_CHANNELS], bias[MOST_CHANNELS], addends[256];
-  int32_t offset[MOST_CHANNELS], wide_sums[MOST_PIXELS * MOST_CHANNELS];
-  uint16_t sums[MOST_PIXELS * MOST_CHANNELS];
-  int32_t box[MOST_PIXELS];
-  uint8_t residual[MOST_PIXELS * MOST_CHANNELS + VALUE_SLACK];
+  int32_t offset[MOST_CHANNELS], wide_sums[PIXELS * MOST_CHANNELS];
+  uint16_t sums[PIXELS * MOST_CHANNELS];
+  int32_t box[PIXELS];
+  uint8_t residual[PIXELS * MOST_CHANNELS + VALUE_SLACK];
 };
 
 static uint32_t next(void) {
@@ -50,7 +49,7 @@ static size_t out_bytes(const struct layer *l) {
   const size_t pixel = l->bits == 0   ? 4ul * l->channels
                        : l->bits <= 4 ? l->bits * l->conv.padded / 8
                                       : l->channels;
-  return pixels * pixel;
+  return PIXELS * pixel;
 }
 
 /* acc = 2 * sum - box spans -bound..bound; every third channel falls; of each other 32 some are
@@ -66,17 +65,16 @@ static void fill(struct layer *l) {
   }
   for (unsigned code = 0; code < 256; code++) l->addends[code] = 0.37f * (float)(code % 16);
   for (unsigned c = 0; c < l->channels; c++) l->offset[c] = (int32_t)(next() % 999) - 500;
-  for (size_t i = 0; i < (size_t)pixels * MOST_CHANNELS; i++)
+  for (size_t i = 0; i < sizeof l->wide_sums / sizeof *l->wide_sums; i++)
     l->wide_sums[i] = (int32_t)(next() % (2 * bound)) - (int32_t)bound;
   uint16_t garbage = 0;
-  for (unsigned p = 0; p < pixels; p++) {
+  for (unsigned p = 0; p < PIXELS; p++) {
     l->box[p] = (int32_t)(next() % bound);
     for (unsigned c = 0; c < l->conv.padded; c++)
       l->sums[p * l->conv.padded + c] =
           c < l->channels ? (uint16_t)(next() % (unsigned)(l->box[p] + 1)) : garbage++;
   }
-  for (size_t i = 0; i < (size_t)pixels * MOST_CHANNELS + VALUE_SLACK; i++)
-    l->residual[i] = (uint8_t)next();
+  for (size_t i = 0; i < sizeof l->residual; i++) l->residual[i] = (uint8_t)next();
 }
 
 static int plan(struct layer *l) {
@@ -123,7 +121,7 @@ static uint8_t *run(const struct layer *l, const struct backend *backend, int th
     memset(out, 0xa5, out_bytes(l));
   const struct epilogue_residual residual = {in_place ? out : l->residual, l->residual_bits,
                                              l->addends};
-  const struct epilogue e = {.pixels = pixels,
+  const struct epilogue e = {.pixels = PIXELS,
                              .channels = l->channels,
                              .all_channels = l->channels,
                              .terms = l->variant.terms,
@@ -201,10 +199,7 @@ static int test_argmax(unsigned channels, size_t width, float unit, float l) {
   return failed;
 }
 
-int main(int argc, char **argv) {
-  if (argc > 1) pixels = (unsigned)strtoul(argv[1], NULL, 10);
-  if (argc > 2 || pixels < 1 || pixels > MOST_PIXELS)
-    return fprintf(stderr, "usage: test_epilogue [PIXELS, 1 to %u]\n", MOST_PIXELS), 2;
+int main(void) {
   static const unsigned channels[] = {1, 19, 63, 64, 65, 130}, bits[] = {0, 1, 2, 3, 4, 5, 8};
   static const struct variant variants[] = {
       {1, 16, 1, 0, 2000}, {1, 16, 0, 0, 9000}, {2, 16, 1, 0, 9000}, {2, 16, 0, 0, 9000},

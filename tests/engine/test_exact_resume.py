@@ -123,24 +123,35 @@ def test_ctrl_c_reaches_workers_too(tmp_path, streets, trained, assert_same_stat
     )
 
 
+@pytest.fixture
+def interrupted_and_resumed(trained, tmp_path, assert_same_state):
+    def check(runner, stop, settings):
+        """Training ends in Ctrl-C with a checkpoint of iteration `stop`, and goes on from it exactly."""
+        with pytest.raises(KeyboardInterrupt):
+            runner.train()
+        path = tmp_path / f'work/iter_{stop}.pth'
+        assert (tmp_path / 'work/last_checkpoint').read_text() == str(path)
+        _, resumed = trained(load_from=str(path), resume=True, **settings)
+        assert_same_state(trained(**settings)[1], resumed)
+
+    return check
+
+
+INTERRUPTED = dict(
+    quant=dict(w=1, a=2, calibrate=2),
+    train_cfg=dict(type='IterBasedTrainLoop', max_iters=6, val_interval=4),
+)
+
+
 @pytest.mark.parametrize(('loader', 'count', 'stop'), [('train', 12, 3), ('val', 2, 4)])
 def test_ctrl_c_between_iterations(
-    make_runner, trained, tmp_path, streets, assert_same_state, loader, count, stop
+    make_runner, streets, interrupted_and_resumed, loader, count, stop
 ):
     """While data are awaited (4 images calibrate, 4 x 2 train) and in the midst of a validation."""
-    settings = dict(
-        quant=dict(w=1, a=2, calibrate=2),
-        train_cfg=dict(type='IterBasedTrainLoop', max_iters=6, val_interval=4),
-    )
     config = copy.deepcopy(tiny_config(streets)[f'{loader}_dataloader'])
     config['dataset']['pipeline'].insert(0, dict(type='InterruptAt', count=count))
-    runner = make_runner(**{f'{loader}_dataloader': config}, **settings)
-    with pytest.raises(KeyboardInterrupt):
-        runner.train()
-    path = tmp_path / f'work/iter_{stop}.pth'
-    assert (tmp_path / 'work/last_checkpoint').read_text() == str(path)
-    _, resumed = trained(load_from=str(path), resume=True, **settings)
-    assert_same_state(trained(**settings)[1], resumed)
+    runner = make_runner(**{f'{loader}_dataloader': config}, **INTERRUPTED)
+    interrupted_and_resumed(runner, stop, INTERRUPTED)
 
 
 class InterruptAfter(Hook):
@@ -157,22 +168,11 @@ class InterruptAfter(Hook):
 
 
 @pytest.mark.parametrize('stop', [3, 4])
-def test_ctrl_c_before_the_next_batch_is_asked_for(
-    make_runner, trained, tmp_path, assert_same_state, stop
-):
+def test_ctrl_c_before_the_next_batch_is_asked_for(make_runner, interrupted_and_resumed, stop):
     """Data workers have ended then: no batch would come. A validation follows the fourth iteration."""
-    settings = dict(
-        quant=dict(w=1, a=2, calibrate=2),
-        train_cfg=dict(type='IterBasedTrainLoop', max_iters=6, val_interval=4),
-    )
-    runner = make_runner(**settings)
+    runner = make_runner(**INTERRUPTED)
     runner.register_hook(InterruptAfter(stop))
-    with pytest.raises(KeyboardInterrupt):
-        runner.train()
-    path = tmp_path / f'work/iter_{stop}.pth'
-    assert (tmp_path / 'work/last_checkpoint').read_text() == str(path)
-    _, resumed = trained(load_from=str(path), resume=True, **settings)
-    assert_same_state(trained(**settings)[1], resumed)
+    interrupted_and_resumed(runner, stop, INTERRUPTED)
 
 
 def test_second_ctrl_c_stops_at_once(make_runner):

@@ -41,7 +41,7 @@ def table_of(out):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_step_and_the_demo_and_the_next_one_runs_to_its_end(run_demo, tmp_path):
+def test_the_demo_runs_after_ctrl_c_and_runs_again(run_demo, tmp_path):
     out = tmp_path / 'out'
     interrupt_once_drawn(out)
     drawn = (out / 'streets' / 'train.json').stat().st_mtime_ns
@@ -69,6 +69,11 @@ def test_ctrl_c_ends_the_step_and_the_demo_and_the_next_one_runs_to_its_end(run_
         ('4', '1', '2'),
     }
     assert float(rows[-1]['mIoU %']) == pytest.approx(float(stages[-1]['mIoU']), abs=0.06)
+
+    again = run_demo('--iters', 16)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert table_of(out) == rows
+    assert (out / 'streets' / 'train.json').stat().st_mtime_ns == drawn
 
 
 def interrupt_once_drawn(out):
