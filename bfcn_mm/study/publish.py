@@ -12,6 +12,7 @@ from bfcn_kernels import read, write
 
 from .carry_out import Job
 from .ledger import DONE, Ledger, Row
+from .runs import model_name
 
 PAPER = dict(
     Title='Training Bit Fully Convolutional Network for Fast Semantic Segmentation',
@@ -31,7 +32,7 @@ def publish(job: Job, ledger: Ledger, root: Path, zoo: Path) -> str:
     row = _row(job, ledger)
     if not job.packed.is_file():
         raise FileNotFoundError(f'{job.packed}: no such file: the work directory of {job.label}')
-    name = model_name(job)
+    name = model_name(job.run, job.folder.parent.name)
     size = job.packed.stat().st_size
     others = [path for path in zoo.glob('*/model.gguf') if path.parent.name != name]
     total = size + sum(path.stat().st_size for path in others)
@@ -44,22 +45,11 @@ def publish(job: Job, ledger: Ledger, root: Path, zoo: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     write_config(job, folder / 'config.py')
     write_log(job, folder / 'train.log')
-    size = write_model(job, (folder / 'config.py').read_text(), folder / 'model.gguf')
+    size = write_model(job, name, (folder / 'config.py').read_text(), folder / 'model.gguf')
     meta = metafile(name, job, row, size, zoo.name)
     (folder / 'metafile.yml').write_text(yaml.safe_dump(meta, sort_keys=False, width=100))
     write_index(zoo)
     return f'{folder}: {size:,} bytes, mIoU {row.miou_packed:.2f} (seed {row.seed})'
-
-
-def model_name(job: Job) -> str:
-    """bfcn_r18_camvid_1w2a_half of the run w1a2 at the half scale; a suffix like _best stays."""
-    scale = job.folder.parent.name
-    stem = Path(job.run.config).stem.replace('_fp32', '').removesuffix(f'_{scale}')
-    bits, _, rest = job.run.name.removeprefix('r50_').partition('_')
-    w, a = bits.removeprefix('w').split('a')
-    bits = f'{w}bit' if w == a and w != '1' else f'{w}w{a}a'
-    parts = [stem, bits, rest, '' if scale == 'full' else scale]
-    return '_'.join(part for part in parts if part)
 
 
 def write_config(job: Job, path: Path) -> None:
@@ -74,10 +64,10 @@ def write_config(job: Job, path: Path) -> None:
     cfg.dump(path)
 
 
-def write_model(job: Job, config: str, path: Path) -> int:
-    """The packed model with this config in it; returns its bytes."""
+def write_model(job: Job, name: str, config: str, path: Path) -> int:
+    """The packed model with this name and config in it; returns its bytes."""
     model = read(job.packed)
-    write(path, replace(model, metadata=replace(model.metadata, train_config=config)))
+    write(path, replace(model, metadata=replace(model.metadata, name=name, train_config=config)))
     return path.stat().st_size
 
 

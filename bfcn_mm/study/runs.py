@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 TABLES = ('1', '2', '3', '4', '5', '6', 'fig3', 'fig4', 'recipe')
 _SUMMARY = ('1', '4', '5', 'fig4', 'recipe')
@@ -226,3 +227,13 @@ def chain(runs: Mapping[str, Run], name: str) -> list[Run]:
     """The run and those whose weights it goes on from, the first one first."""
     run = runs[name]
     return [*(chain(runs, run.start) if run.start else []), run]
+
+
+def model_name(run: Run, scale: str) -> str:
+    """bfcn_r18_camvid_1w2a_half of the run w1a2 at the half scale; a suffix like _best stays."""
+    stem = Path(run.config).stem.replace('_fp32', '').removesuffix(f'_{scale}')
+    bits, _, rest = run.name.removeprefix('r50_').partition('_')
+    w, a = bits.removeprefix('w').split('a')
+    bits = f'{w}bit' if w == a and w != '1' else f'{w}w{a}a'
+    parts = [stem, bits, rest, '' if scale == 'full' else scale]
+    return '_'.join(part for part in parts if part)

@@ -17,7 +17,8 @@ from bfcn_mm.datasets import CamVidDataset
 from bfcn_mm.study import Ledger, Row, camvid, select
 from bfcn_mm.study.carry_out import Place, make_jobs
 from bfcn_mm.study.measure import evaluate
-from bfcn_mm.study.publish import model_name, publish
+from bfcn_mm.study.publish import publish
+from bfcn_mm.study.runs import model_name
 
 CLASSES = CamVidDataset.METAINFO['classes']
 
@@ -142,7 +143,8 @@ def published(done, tmp_path, monkeypatch):
 def test_a_published_model_loads_by_name_and_keeps_its_score(published, camvid_like):
     _, row, zoo = published
     name = 'bfcn_r18_camvid_1w2a_half'
-    assert bfcn_kernels.load(name).model.metadata.classes == CLASSES
+    metadata = bfcn_kernels.load(name).model.metadata
+    assert (metadata.name, metadata.classes) == (name, CLASSES)
     folder = zoo / name
     assert sorted(p.name for p in folder.iterdir()) == [
         'config.py', 'metafile.yml', 'model.gguf', 'train.log',
@@ -166,11 +168,9 @@ def test_nothing_of_the_machine_is_published(published):
         assert 'Iter(train)' in text or path.suffix != '.log'
 
 
-def test_names_of_the_zoo(tmp_path):
+def test_names_of_the_zoo():
     def name(scale, run):
-        runs = camvid(scale)
-        place = Place(ROOT, tmp_path, 'data/camvid', scale)
-        return model_name(make_jobs(runs, select(runs, (), [run]), [0], place)[-1])
+        return model_name(camvid(scale)[run], scale)
 
     assert name('full', 'w1a2') == 'bfcn_r18_camvid_1w2a'
     assert name('full', 'w2a2_best') == 'bfcn_r18_camvid_2bit_best'

@@ -92,7 +92,7 @@ def _network_of_files(paths: list[Path], args: argparse.Namespace) -> network.Ne
             f'{paths[0]} does not hold its config, so there is no float network for peers: give CONFIG '
             '[CHECKPOINT] instead, or an empty --peers'
         )
-    return network.Network(paths[0].stem, 'files', None, packed)
+    return network.Network(network.name_of_files(packed), 'files', None, packed)
 
 
 def _hold_to_oracle(net: network.Network, asked: list[str]) -> None:

@@ -98,7 +98,13 @@ def twin_of_files(packed: dict[str, Path], config: Config, seed: int = 0) -> Net
     segmentor = _float_twin(config)
     torch.manual_seed(seed)
     _randomize(segmentor)
-    return Network(next(iter(packed.values())).stem, 'files', segmentor, packed)
+    return Network(name_of_files(packed), 'files', segmentor, packed)
+
+
+def name_of_files(packed: dict[str, Path]) -> str:
+    """What the first file calls itself, or is called."""
+    first = next(iter(packed.values()))
+    return read(first).metadata.name or first.stem
 
 
 def preprocessed(segmentor: nn.Module, image: np.ndarray) -> Tensor:
