@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from _mmseg import errors_in_one_line
+from bench import report
 
 from bfcn_mm.analysis.plots import plot_curves
 from bfcn_mm.analysis.report import read_curve
@@ -31,7 +32,7 @@ def main() -> None:
     if args.figures:
         for scale in PAGES:
             draw(scale, [row for row in rows if row.scale == scale], args)
-    args.out.write_text(page(rows, args.csv, args.out.parent))
+    args.out.write_text(page(rows, args.csv, args.out.parent, report.read(args.speed)))
     shown = sum(row.scale in PAGES for row in rows)
     print(f'{args.out}: {shown} of {len(rows)} rows of {args.csv}')
 
@@ -42,6 +43,7 @@ def parse_args() -> argparse.Namespace:
     )
     add = parser.add_argument
     add('--csv', type=Path, default=ROOT / 'results/camvid.csv')
+    add('--speed', type=Path, default=ROOT / 'results/camvid_speed.csv', help='of benchmark.py cpu')
     add('--out', type=Path, default=ROOT / 'docs/results.md')
     add('--work', type=Path, default=ROOT / 'work_dirs/study', help='work directories of the study')
     add('--figures', action='store_true', help='draw Figures 3 and 4 from the work directories')

@@ -31,9 +31,7 @@ def main() -> int:
     args = parse_args()
     runs = camvid(args.scale)
     selected = select(runs, args.table, args.run)
-    place = Place(
-        ROOT, args.work.resolve(), args.data, args.scale, args.device, args.threads, args.time
-    )
+    place = Place(ROOT, args.work.resolve(), args.data, args.scale, args.device, args.threads)
     ledger = Ledger(args.csv, CamVidDataset.METAINFO['classes'])
     if args.publish is not None:
         select(runs, (), [args.publish])
@@ -65,7 +63,6 @@ def parse_args() -> argparse.Namespace:
     add('--seeds', type=int, default=1, metavar='K', help='seeds 0 ... K-1 (from --seed on)')
     add('--seed', type=int, default=0, help='the first seed')
     add('--threads', type=int, default=1, help='of each process on a CPU')
-    add('--time', action='store_true', help='time one image after each run, on a quiet machine')
     add('--list', action='store_true', help='what would be trained, and what is done')
     add('--dry-run', action='store_true', help='the work directory and state of each run')
     add('--publish', metavar='NAME', help='put this finished run into the zoo')

@@ -28,8 +28,7 @@ _ELSEWHERE = ('work_dir', 'load_from', 'resume', 'launcher', 'randomness', 'env_
 @dataclass(frozen=True)
 class Place:
     """Where a study lives. root: of the repository; work: of the work directories; data: data_root of
-    every run; scale, device: as in the command line; threads: of each process; timed: time one image
-    after each run."""
+    every run; scale, device: as in the command line; threads: of each process."""
 
     root: Path
     work: Path
@@ -37,7 +36,6 @@ class Place:
     scale: str
     device: str = 'cpu'
     threads: int = 1
-    timed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +178,7 @@ def _carry_out_one(job: Job, needs: list[Job], ledger: Ledger, place: Place, chi
     command = [sys.executable, '-m', 'bfcn_mm.study.measure', path, job.checkpoint]
     command += ['--out', result, *(['--packed', job.packed] if job.packed else [])]
     progress.start(job, 'measuring')
-    reason = child.run([*command, *(['--time'] if place.timed else [])])
+    reason = child.run(command)
     if reason:
         return reason
     row |= json.loads(result.read_text()) | dict(seconds=_seconds(job))

@@ -18,9 +18,9 @@ class Row:
     """hash: of the config and of all that it starts from, whatever the commit. iters: of this run;
     total_iters: with those of the runs whose weights it goes on from. w, a: 32 for float. miou, accuracy,
     iou: percent, of the network as it trains (fake-quantized); miou_packed: of its packed file. bytes: of
-    that file, or of the float32 weights. macs, bitops, float_macs, head_macs: one image. ms: one image on
-    one core, by the engine named beside it; both empty if not timed. seconds: of training.
-    status: 'collapsed' if training ended in numbers that are not finite; the rest is empty then.
+    that file, or of the float32 weights. macs, bitops, float_macs, head_macs: one image. seconds: of
+    training. status: 'collapsed' if training ended in numbers that are not finite; then the rest is
+    empty.
     """
 
     run: str
@@ -44,8 +44,6 @@ class Row:
     bitops: int | None = None
     float_macs: int | None = None
     head_macs: int | None = None
-    ms: float | None = None
-    engine: str = ''
     seconds: float | None = None
     iou: dict[str, float] = field(default_factory=dict)
 
@@ -55,8 +53,8 @@ class Row:
 
 
 _PLAIN = [f.name for f in fields(Row) if f.name != 'iou']
-_TEXT = ('run', 'scale', 'hash', 'status', 'commit', 'config', 'start', 'device', 'engine')
-_REAL = ('miou', 'miou_packed', 'accuracy', 'ms', 'seconds')
+_TEXT = ('run', 'scale', 'hash', 'status', 'commit', 'config', 'start', 'device')
+_REAL = ('miou', 'miou_packed', 'accuracy', 'seconds')
 
 
 class Ledger:

@@ -8,24 +8,21 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmseg.registry import DATASETS
 
-from bfcn_kernels import load, write
+from bfcn_kernels import write
 
 from ..analysis import class_iou  # noqa: F401 - registers ClassIoUMetric
 from ..analysis.complexity import complexity
 from ..export.checkpoint import load_segmentor, pack_checkpoint
 
 FLOAT = 32
-TIMED = 15  # runs of one image, of which the median counts
 
 
 def main() -> None:
@@ -36,13 +33,12 @@ def main() -> None:
     parser.add_argument(
         '--packed', type=Path, help='pack the network into this file, test that too'
     )
-    parser.add_argument('--time', action='store_true', help='also time one image on one core')
     args = parser.parse_args()
-    result = measure(args.config, args.checkpoint, args.packed, args.time)
+    result = measure(args.config, args.checkpoint, args.packed)
     args.out.write_text(json.dumps(result, indent=1))
 
 
-def measure(config: Path, checkpoint: Path, packed: Path | None, timed: bool) -> dict:
+def measure(config: Path, checkpoint: Path, packed: Path | None) -> dict:
     """What a Row holds of a network. With `packed`, the file is written and tested too."""
     result, iou = evaluate(Config.fromfile(config), str(checkpoint))
     cfg = Config.fromfile(config)
@@ -65,8 +61,6 @@ def measure(config: Path, checkpoint: Path, packed: Path | None, timed: bool) ->
         write(packed, pack_checkpoint(cfg, checkpoint)[0].model)
         result['bytes'] = packed.stat().st_size
         result['miou_packed'] = evaluate(Config.fromfile(config), str(packed))[0]['miou']
-    if timed:
-        result |= time_one(segmentor, image, packed)
     return result
 
 
@@ -94,31 +88,6 @@ def evaluate(cfg: Config, weights: str) -> tuple[dict, dict[str, float]]:
     by_class = {n: float(v) for n, v in zip(names, values, strict=True) if not np.isnan(v)}
     miou = statistics.fmean(by_class.values())
     return dict(miou=miou, accuracy=float(metrics['aAcc'])), by_class
-
-
-@torch.no_grad()
-def time_one(segmentor: torch.nn.Module, image: torch.Tensor, packed: Path | None) -> dict:
-    """Milliseconds for one image on one core: of the packed file in C, else of PyTorch in float32."""
-    torch.set_num_threads(1)
-    if packed is None:
-        batch = image[None].float()
-
-        def step() -> object:
-            return segmentor(batch, mode='tensor')
-    else:
-        engine = load(packed, 'cpu')
-        rgb = np.ascontiguousarray(image.flip(0).permute(1, 2, 0).numpy())
-
-        def step() -> object:
-            return engine(rgb)
-
-    seconds = []
-    for _ in range(TIMED + 2):
-        start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
-    name = 'cpu' if packed is not None else 'torch'
-    return dict(ms=1e3 * statistics.median(seconds[2:]), engine=name)
 
 
 if __name__ == '__main__':

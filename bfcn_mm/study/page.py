@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .ledger import COLLAPSED, Row
-from .runs import Run, camvid
+from .runs import Run, camvid, model_name
 
 MISSING = 'not run yet'
 PAGES = ('full', 'half')  # 'tiny' proves machinery, not methods
@@ -74,14 +74,17 @@ at 480x360. Every network of a table has trained for as many iterations in all, 
 """
 
 
-def page(rows: Sequence[Row], csv: Path, docs: Path) -> str:
-    """The whole page. docs: the folder that it lies in, looked at for figures."""
+def page(
+    rows: Sequence[Row], csv: Path, docs: Path, speeds: Sequence[Mapping[str, str]] = ()
+) -> str:
+    """The whole page. docs: the folder that it lies in, looked at for figures. speeds: rows of
+    `tools/benchmark.py cpu` on models of the zoo."""
     lines = [HEAD.format(csv=csv.name, link=_link(csv, docs), missing=MISSING)]
     sections = [scale for scale in PAGES if any(row.scale == scale for row in rows)]
     if not sections:
         lines.append('No network has been trained yet: the list of rows is empty.\n')
     for scale in sections:
-        lines += Section(scale, [row for row in rows if row.scale == scale], docs).lines()
+        lines += Section(scale, [row for row in rows if row.scale == scale], docs, speeds).lines()
     return '\n'.join(lines)
 
 
@@ -95,8 +98,16 @@ def _link(csv: Path, docs: Path) -> str:
 class Section:
     """The tables of one scale."""
 
-    def __init__(self, scale: str, rows: Sequence[Row], docs: Path) -> None:
+    def __init__(
+        self, scale: str, rows: Sequence[Row], docs: Path, speeds: Sequence[Mapping[str, str]]
+    ) -> None:
         self.scale, self.docs = scale, docs
+        # The latest of a network is the last one.
+        self.speeds = {
+            row['network']: f'{float(row["over_float32"]):.1f}x ({row["over_float32_peer"]})'
+            for row in speeds
+            if row['contender'] == 'bfcn' and row['threads'] == '1' and row['over_float32']
+        }
         self.runs: Mapping[str, Run] = camvid(scale)
         newest = {
             row.run: row.hash for row in rows
@@ -180,23 +191,27 @@ class Section:
     def _table_1(self) -> list[str]:
         rows = []
         for prefix in ('', 'r50_') if any(n.startswith('r50_') for n in self.rows) else ('',):
-            slow = self.mean(prefix + 'fp32', 'ms')
             for name, (voc, city, speed) in TABLE_1.items():
-                ms, name = self.mean(prefix + name, 'ms'), prefix + name
-                ratio = f'{slow / ms:.1f}x' if slow and ms else MISSING
+                name = prefix + name
                 size = self.mean(name, 'bytes')
                 rows.append(
                     [name, f'{voc} / {city}', speed, self.spread(name)]
-                    + [self.spread(name, 'miou_packed') if self.runs[name].packed else '-', ratio]
+                    + [self.spread(name, 'miou_packed') if self.runs[name].packed else '-']
+                    + [self._speed_up(name)]
                     + [f'{size / 1e3:,.0f}' if size else '-']
                 )
         header = ['network', 'paper: VOC / Cityscapes', 'paper: speed-up', 'mIoU', 'mIoU, packed']
         header += ['speed-up', 'kB']
         note = (
-            'Speed-up: PyTorch float32 over the packed file in C, one image, one core, same machine, '
-            'where both were timed. kB: of the packed file, of all weights for float.'
+            'Speed-up: of the packed file in C over the fastest float32 among PyTorch, ONNX Runtime and '
+            'OpenVINO, by [camvid_speed.csv](../results/camvid_speed.csv): one image, one core, timed in '
+            'turns. kB: of the packed file, of all weights for float.'
         )
         return _table('Table 1: summary', header, rows, note)
+
+    def _speed_up(self, name: str) -> str:
+        run = self.runs[name]
+        return self.speeds.get(model_name(run, self.scale), MISSING) if run.packed else '1x'
 
     def _table_2(self) -> list[str]:
         rows = []
