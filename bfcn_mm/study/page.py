@@ -104,7 +104,8 @@ class Section:
         self.scale, self.docs = scale, docs
         # The latest of a network is the last one.
         self.speeds = {
-            row['network']: f'{float(row["over_float32"]):.1f}x ({row["over_float32_peer"]})'
+            row['network']: f'{float(row["over_float32"]):.1f}x '
+            f'({row["over_float32_peer"]}, {row["isa"]})'
             for row in speeds
             if row['contender'] == 'bfcn' and row['threads'] == '1' and row['over_float32']
         }
@@ -203,9 +204,10 @@ class Section:
         header = ['network', 'paper: VOC / Cityscapes', 'paper: speed-up', 'mIoU', 'mIoU, packed']
         header += ['speed-up', 'kB']
         note = (
-            'Speed-up: of the packed file in C over the fastest float32 among PyTorch, ONNX Runtime and '
-            'OpenVINO, by [camvid_speed.csv](../results/camvid_speed.csv): one image, one core, timed in '
-            'turns. kB: of the packed file, of all weights for float.'
+            'Speed-up: of the packed file in C over the fastest float32 peer that was timed in turns '
+            'with it (named, with the instructions that both may use): one image, one core; '
+            '[camvid_speed.csv](../results/camvid_speed.csv) names the machine. '
+            'kB: of the packed file, of all weights for float.'
         )
         return _table('Table 1: summary', header, rows, note)
 
