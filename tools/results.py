@@ -32,7 +32,7 @@ def main() -> None:
     if args.figures:
         for scale in PAGES:
             draw(scale, [row for row in rows if row.scale == scale], args)
-    args.out.write_text(page(rows, args.csv, args.out.parent, report.read(args.speed)))
+    args.out.write_text(page(rows, args.csv, args.out.parent, report.read(args.speed), args.speed))
     shown = sum(row.scale in PAGES for row in rows)
     print(f'{args.out}: {shown} of {len(rows)} rows of {args.csv}')
 

@@ -75,16 +75,21 @@ at 480x360. Every network of a table has trained for as many iterations in all, 
 
 
 def page(
-    rows: Sequence[Row], csv: Path, docs: Path, speeds: Sequence[Mapping[str, str]] = ()
+    rows: Sequence[Row],
+    csv: Path,
+    docs: Path,
+    speeds: Sequence[Mapping[str, str]] = (),
+    speed_csv: Path = Path('results/camvid_speed.csv'),
 ) -> str:
     """The whole page. docs: the folder that it lies in, looked at for figures. speeds: rows of
-    `tools/benchmark.py cpu` on models of the zoo."""
+    `tools/benchmark.py cpu` on models of the zoo, which speed_csv holds."""
     lines = [HEAD.format(csv=csv.name, link=_link(csv, docs), missing=MISSING)]
     sections = [scale for scale in PAGES if any(row.scale == scale for row in rows)]
     if not sections:
         lines.append('No network has been trained yet: the list of rows is empty.\n')
     for scale in sections:
-        lines += Section(scale, [row for row in rows if row.scale == scale], docs, speeds).lines()
+        section = Section(scale, [row for row in rows if row.scale == scale], docs)
+        lines += section.lines(speeds, f'[{speed_csv.name}]({_link(speed_csv, docs)})')
     return '\n'.join(lines)
 
 
@@ -98,17 +103,8 @@ def _link(csv: Path, docs: Path) -> str:
 class Section:
     """The tables of one scale."""
 
-    def __init__(
-        self, scale: str, rows: Sequence[Row], docs: Path, speeds: Sequence[Mapping[str, str]]
-    ) -> None:
+    def __init__(self, scale: str, rows: Sequence[Row], docs: Path) -> None:
         self.scale, self.docs = scale, docs
-        # The latest of a network is the last one.
-        self.speeds = {
-            row['network']: f'{float(row["over_float32"]):.1f}x '
-            f'({row["over_float32_peer"]}, {row["isa"]})'
-            for row in speeds
-            if row['contender'] == 'bfcn' and row['threads'] == '1' and row['over_float32']
-        }
         self.runs: Mapping[str, Run] = camvid(scale)
         newest = {
             row.run: row.hash for row in rows
@@ -117,7 +113,7 @@ class Section:
             name: [r for r in rows if r.run == name and r.hash == newest[name]] for name in newest
         }
 
-    def lines(self) -> list[str]:
+    def lines(self, speeds: Sequence[Mapping[str, str]], speed_link: str) -> list[str]:
         budget = {r.total_iters for name in ('fp32', 'w2a2') for r in self.rows.get(name, ())}
         iters = ', '.join(f'{n:,}' for n in sorted(budget)) or MISSING
         commits = ', '.join(sorted({r.commit for rows in self.rows.values() for r in rows}))
@@ -126,7 +122,7 @@ class Section:
             f'## {self.scale.capitalize()} scale: {SIZES[self.scale]}\n',
             f'{iters} iterations in all, on {devices}; commits {commits}.\n',
             *self._targets(),
-            *self._table_1(),
+            *self._table_1(speeds, speed_link),
             *self._table_2(),
             *self._table_3(),
             *self._classes(),
@@ -189,7 +185,7 @@ class Section:
         note = f'Float: {self.spread("fp32")}.'
         return _table('Change against float', header, rows, note)
 
-    def _table_1(self) -> list[str]:
+    def _table_1(self, speeds: Sequence[Mapping[str, str]], speed_link: str) -> list[str]:
         rows = []
         for prefix in ('', 'r50_') if any(n.startswith('r50_') for n in self.rows) else ('',):
             for name, (voc, city, speed) in TABLE_1.items():
@@ -198,7 +194,7 @@ class Section:
                 rows.append(
                     [name, f'{voc} / {city}', speed, self.spread(name)]
                     + [self.spread(name, 'miou_packed') if self.runs[name].packed else '-']
-                    + [self._speed_up(name)]
+                    + [self._speed_up(name, speeds)]
                     + [f'{size / 1e3:,.0f}' if size else '-']
                 )
         header = ['network', 'paper: VOC / Cityscapes', 'paper: speed-up', 'mIoU', 'mIoU, packed']
@@ -206,14 +202,27 @@ class Section:
         note = (
             'Speed-up: of the packed file in C over the fastest float32 peer that was timed in turns '
             'with it (named, with the instructions that both may use): one image, one core; '
-            '[camvid_speed.csv](../results/camvid_speed.csv) names the machine. '
+            f'{speed_link} names the machine. '
             'kB: of the packed file, of all weights for float.'
         )
         return _table('Table 1: summary', header, rows, note)
 
-    def _speed_up(self, name: str) -> str:
-        run = self.runs[name]
-        return self.speeds.get(model_name(run, self.scale), MISSING) if run.packed else '1x'
+    def _speed_up(self, name: str, speeds: Sequence[Mapping[str, str]]) -> str:
+        """'3.2x (onnxruntime, avx2)', the latest of each instruction set."""
+        if not self.runs[name].packed:
+            return '1x'
+        network = model_name(self.runs[name], self.scale)
+        latest = {
+            row[
+                'isa'
+            ]: f'{float(row["over_float32"]):.1f}x ({row["over_float32_peer"]}, {row["isa"]})'
+            for row in speeds
+            if row['network'] == network
+            and row['contender'] == 'bfcn'
+            and row['threads'] == '1'
+            and row['over_float32']
+        }
+        return ', '.join(latest.values()) or MISSING
 
     def _table_2(self) -> list[str]:
         rows = []

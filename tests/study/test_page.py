@@ -20,7 +20,8 @@ def row(run, seed, miou, scale='half', **more):
 @pytest.fixture
 def text(tmp_path):
     def write(*rows, speeds=()):
-        return page(rows, tmp_path / 'results/camvid.csv', tmp_path / 'docs', speeds)
+        results = tmp_path / 'results'
+        return page(rows, results / 'camvid.csv', tmp_path / 'docs', speeds, results / 'speed.csv')
 
     return write
 
@@ -90,18 +91,23 @@ def speed(network, ratio, **more):
     return given | dict(over_float32_peer='openvino') | more
 
 
-def test_the_speed_up_is_the_latest_of_the_network_with_one_thread(text):
+def test_the_speed_up_is_the_latest_of_each_instruction_set_with_one_thread(text):
     rows = [row('fp32', 0, 60.0), row('w1a2', 0, 55.0, bytes=400_000), row('w2a2', 0, 56.0)]
     name = 'bfcn_r18_camvid_1w2a_half'
     speeds = [
         speed(name, '7.001'),
+        speed(name, '9.0', isa='avx512', over_float32_peer='torch'),
         speed(name, '8.04'),
         speed(name, '4.0', threads='2'),
         speed(name, '', contender='openvino'),
         speed('bfcn_r18_camvid_2bit', '5.0'),  # of the full scale
     ]
     said = text(*rows, speeds=speeds)
-    assert cells(said, 'Table 1', 'w1a2')[-2:] == ['8.0x (openvino, avx2)', '400']
+    assert cells(said, 'Table 1', 'w1a2')[-2:] == [
+        '8.0x (openvino, avx2), 9.0x (torch, avx512)',
+        '400',
+    ]
+    assert '[speed.csv](../results/speed.csv) names the machine' in said
     assert cells(said, 'Table 1', 'w2a2')[-2] == MISSING
     assert cells(said, 'Table 1', 'fp32')[-2] == '1x'
 
