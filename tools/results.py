@@ -12,16 +12,14 @@ import sys
 from pathlib import Path
 
 from _mmseg import errors_in_one_line
-from bench import report
 
 from bfcn_mm.analysis.plots import plot_curves
-from bfcn_mm.analysis.report import read_curve
+from bfcn_mm.analysis.report import read_csv, read_curve
 from bfcn_mm.datasets import CamVidDataset
 from bfcn_mm.study import Ledger, Row
-from bfcn_mm.study.page import PAGES, page
+from bfcn_mm.study.page import FIGURE_3, PAGES, page, write_curves
 
 ROOT = Path(__file__).resolve().parents[1]
-CURVES = {'w2a2_p1': '32-bit', 'w2a2_via8': '8-bit', 'w2a2_via4': '4-bit', 'w2a2_p2': 'nothing'}
 PICTURES = {'fp32': 'float', 'w2a2': '2-2', 'w1a2': '1-2'}
 
 
@@ -32,7 +30,7 @@ def main() -> None:
     if args.figures:
         for scale in PAGES:
             draw(scale, [row for row in rows if row.scale == scale], args)
-    args.out.write_text(page(rows, args.csv, args.out.parent, report.read(args.speed), args.speed))
+    args.out.write_text(page(rows, args.csv, args.out.parent, read_csv(args.speed), args.speed))
     shown = sum(row.scale in PAGES for row in rows)
     print(f'{args.out}: {shown} of {len(rows)} rows of {args.csv}')
 
@@ -53,14 +51,15 @@ def parse_args() -> argparse.Namespace:
 def draw(scale: str, rows: list[Row], args: argparse.Namespace) -> None:
     """Figures 3 and 4 of a scale, of the lowest seed whose work directories are all there."""
     folder = args.out.parent / 'results'
-    folders = of_one_seed(rows, CURVES, args.work)
-    curves = {label: read_curve(folders[name]) for name, label in CURVES.items() if folders}
+    folders = of_one_seed(rows, FIGURE_3, args.work)
+    curves = {label: read_curve(folders[name]) for name, label in FIGURE_3.items() if folders}
     if curves:
         folder.mkdir(parents=True, exist_ok=True)
         plot_curves(folder / f'{scale}_fig3.png', curves)
+        write_curves(folder / f'{scale}_fig3.csv', curves)
     else:
         print(
-            f'{scale}: Figure 3 is not drawn, it needs the work directories of {", ".join(CURVES)}'
+            f'{scale}: Figure 3 is not drawn, it needs the work directories of {", ".join(FIGURE_3)}'
         )
     folders = of_one_seed(rows, PICTURES, args.work)
     if not folders:

@@ -31,6 +31,14 @@ def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]
         writer.writerows(rows)
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV; none if the file is not there."""
+    if not path.exists():
+        return []
+    with path.open(newline='') as file:
+        return list(csv.DictReader(file))
+
+
 def read_curve(work_dir: Path) -> list[dict]:
     """The training records of all runs in a work directory, resumed ones too, one a step.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bfcn_mm.study.ledger import COLLAPSED, Row
-from bfcn_mm.study.page import MISSING, page
+from bfcn_mm.study.page import FIGURE_3, MISSING, page, write_curves
 
 CLASSES = ('sky', 'building', 'road', 'sign')
 
@@ -118,9 +118,34 @@ def test_every_row_has_as_many_cells_as_its_header(text):
         assert len({line.count('|') for line in table.splitlines()}) == 1
 
 
+def test_rows_are_ranked_over_the_seeds_that_both_have(text):
+    rows = [row('w2a2', s, m) for s, m in enumerate((54.0, 58.0))]
+    rows += [row('w2a2_via8', 0, 55.0), row('w2a2_p1', 1, 57.0), row('w2a2_p2', 0, 50.0)]
+    said = text(*rows).split('### Table 3')[1].split('###')[0]
+    # Not as in the paper: 8-bit over decay. P1 shares a seed with decay alone.
+    assert 'Of 4 pairs of rows, 3 rank as in the paper' in said
+    assert cells(text(*rows), 'Table 3', '8-bit BFCN')[-2:] == ['55.00 (1)', '+1.00']
+    assert cells(text(*rows), 'Table 3', 'bit-width decay')[-1] == '-'
+
+
 def test_figures_are_shown_where_they_lie(tmp_path):
     (tmp_path / 'results').mkdir()
     (tmp_path / 'results/half_fig3.png').touch()
     said = page([row('fp32', 0, 60.0)], Path('x.csv'), tmp_path)
     assert '(results/half_fig3.png)' in said
     assert 'fig4.png' not in said
+
+
+@pytest.mark.parametrize(
+    ('losses', 'verdict'), [((4, 3, 2, 9), 'faster holds'), ((4, 2, 3, 9), 'does not hold')]
+)
+def test_figure_3_says_who_converges_faster_over_the_shortest_run(tmp_path, losses, verdict):
+    (tmp_path / 'results').mkdir()
+    (tmp_path / 'results/half_fig3.png').touch()
+    records = [[dict(step=50, loss=loss), dict(step=100, loss=loss + 1)] for loss in losses]
+    records[0] += [dict(step=150, loss=0.0)]  # after the shortest run has ended
+    curves = dict(zip(FIGURE_3.values(), records, strict=True))
+    write_curves(tmp_path / 'results/half_fig3.csv', curves)
+    said = page([row('fp32', 0, 60.0)], Path('x.csv'), tmp_path)
+    assert 'first 100 iterations at 2 bits the mean loss is 4.50 from 32-bit' in said
+    assert verdict in said
