@@ -208,7 +208,7 @@ class Section:
         note = (
             'Speed-up: of the packed file in C over the fastest float32 peer that was timed in turns '
             'with it (named, with the instructions that both may use): one image, one core; '
-            f'{speed_link} names the machine. '
+            f'{speed_link} names the machine; [performance.md](performance.md) has wider networks. '
             'kB: of the packed file, of all weights for float.'
         )
         return _table('Table 1: summary', header, rows, note)
