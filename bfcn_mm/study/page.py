@@ -299,7 +299,13 @@ class Section:
                 + [f'{bitops / 1e9:.2f}' if bitops else '-']
             )
         header = ['bits w / a', 'paper', 'mIoU', 'to float', 'mIoU, packed', 'G bit-ops']
-        return _table('Table 5: bits', header, rows, self._order(TABLE_5))
+        note = self._order(TABLE_5)
+        if self._pairs('w1a4', 'w2a2'):
+            note += (
+                f' 1 / 4 bits, at the bit-operations of 2 / 2 and half the size, change its mIoU by '
+                f'{self.change("w1a4", "w2a2")}.'
+            )
+        return _table('Table 5: bits', header, rows, note)
 
     def _table_6(self) -> list[str]:
         rows = [
