@@ -8,6 +8,8 @@ import sys
 from _mmseg import errors_in_one_line
 from bench import markdown, report
 
+from bfcn_mm.analysis.report import read_csv
+
 PAGES = (report.ROOT / 'docs' / 'performance.md', report.ROOT / 'README.md')
 CHART = report.ROOT / 'docs' / 'performance.png'
 RESULTS = report.ROOT / 'results'
@@ -22,7 +24,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     with errors_in_one_line():
-        cpu, kernels = (report.read(RESULTS / f'{name}.csv') for name in ('cpu', 'kernels'))
+        cpu, kernels = (read_csv(RESULTS / f'{name}.csv') for name in ('cpu', 'kernels'))
         for page in PAGES:
             before = page.read_text()
             after = markdown.filled(before, cpu, kernels)

@@ -70,7 +70,7 @@ SIZES = {'full': '480x360, ResNet-18', 'half': "240x180, half of ResNet-18's wid
 HEAD = """\
 # Results on CamVid
 
-Written by `python tools/results.py` from [{csv}]({link}); nothing here is typed in. [study.md](study.md)
+Written by `python tools/results.py` from {csv}; nothing here is typed in. [study.md](study.md)
 says how the rows come about. The paper's numbers stand beside ours for the trend alone: they are of
 VOC 2012 and Cityscapes, with ImageNet's weights to begin with. Ours begin with random weights and see
 the 367 training images only; mIoU is of the last weights, in percent, on the 101 validation images
@@ -88,28 +88,47 @@ def page(
 ) -> str:
     """The whole page. docs: the folder that it lies in, looked at for figures. speeds: rows of
     `tools/benchmark.py cpu` on models of the zoo, which speed_csv holds."""
-    lines = [HEAD.format(csv=csv.name, link=_link(csv, docs), missing=MISSING)]
+    lines = [HEAD.format(csv=_link(csv, docs), missing=MISSING)]
     sections = [scale for scale in PAGES if any(row.scale == scale for row in rows)]
     if not sections:
         lines.append('No network has been trained yet: the list of rows is empty.\n')
     for scale in sections:
-        section = Section(scale, [row for row in rows if row.scale == scale], docs)
-        lines += section.lines(speeds, f'[{speed_csv.name}]({_link(speed_csv, docs)})')
+        of_scale = [row for row in rows if row.scale == scale]
+        lines += Section(scale, of_scale, docs, _speed_ups(speeds), _link(speed_csv, docs)).lines()
     return '\n'.join(lines)
 
 
 def _link(csv: Path, docs: Path) -> str:
     try:
-        return f'../{csv.resolve().relative_to(docs.resolve().parent).as_posix()}'
+        target = f'../{csv.resolve().relative_to(docs.resolve().parent).as_posix()}'
     except ValueError:
-        return csv.as_posix()
+        target = csv.as_posix()
+    return f'[{csv.name}]({target})'
+
+
+def _speed_ups(rows: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """'3.2x (onnxruntime, avx2), 3.3x (openvino, avx512)' by network, the latest row of each ISA."""
+    latest: dict[str, dict[str, str]] = {}
+    for row in rows:
+        if row['contender'] == 'bfcn' and row['threads'] == '1' and row['over_float32']:
+            said = f'{float(row["over_float32"]):.1f}x ({row["over_float32_peer"]}, {row["isa"]})'
+            latest.setdefault(row['network'], {})[row['isa']] = said
+    return {network: ', '.join(said.values()) for network, said in latest.items()}
 
 
 class Section:
     """The tables of one scale."""
 
-    def __init__(self, scale: str, rows: Sequence[Row], docs: Path) -> None:
+    def __init__(
+        self,
+        scale: str,
+        rows: Sequence[Row],
+        docs: Path,
+        speed_ups: Mapping[str, str],
+        speed_link: str,
+    ) -> None:
         self.scale, self.docs = scale, docs
+        self.speed_ups, self.speed_link = speed_ups, speed_link
         self.runs: Mapping[str, Run] = camvid(scale)
         newest = {
             row.run: row.hash for row in rows
@@ -118,17 +137,17 @@ class Section:
             name: [r for r in rows if r.run == name and r.hash == newest[name]] for name in newest
         }
 
-    def lines(self, speeds: Sequence[Mapping[str, str]], speed_link: str) -> list[str]:
+    def lines(self) -> list[str]:
         budget = {r.total_iters for name in ('fp32', 'w2a2') for r in self.rows.get(name, ())}
         iters = ', '.join(f'{n:,}' for n in sorted(budget)) or MISSING
         commits = ', '.join(sorted({r.commit for rows in self.rows.values() for r in rows}))
         devices = ', '.join(sorted({r.device for rows in self.rows.values() for r in rows}))
         return [
             f'## {self.scale.capitalize()} scale: {SIZES[self.scale]}\n',
-            f'{iters} iterations in all, on {devices}; commits {commits}. {self._noise()}'.rstrip()
-            + '\n',
+            f'{iters} iterations in all, on {devices}; commits {commits}.\n',
+            *self._noise(),
             *self._targets(),
-            *self._table_1(speeds, speed_link),
+            *self._table_1(),
             *self._table_2(),
             *self._table_3(),
             *self._classes(),
@@ -191,7 +210,7 @@ class Section:
         note = f'Float: {self.spread("fp32")}.'
         return _table('Change against float', header, rows, note)
 
-    def _table_1(self, speeds: Sequence[Mapping[str, str]], speed_link: str) -> list[str]:
+    def _table_1(self) -> list[str]:
         rows = []
         for prefix in ('', 'r50_') if any(n.startswith('r50_') for n in self.rows) else ('',):
             for name, (voc, city, speed) in TABLE_1.items():
@@ -200,7 +219,7 @@ class Section:
                 rows.append(
                     [name, f'{voc} / {city}', speed, self.spread(name)]
                     + [self.spread(name, 'miou_packed') if self.runs[name].packed else '-']
-                    + [self._speed_up(name, speeds)]
+                    + [self._speed_up(name)]
                     + [f'{size / 1e3:,.0f}' if size else '-']
                 )
         header = ['network', 'paper: VOC / Cityscapes', 'paper: speed-up', 'mIoU', 'mIoU, packed']
@@ -208,27 +227,14 @@ class Section:
         note = (
             'Speed-up: of the packed file in C over the fastest float32 peer that was timed in turns '
             'with it (named, with the instructions that both may use): one image, one core; '
-            f'{speed_link} names the machine; [performance.md](performance.md) has wider networks. '
+            f'{self.speed_link} names the machine; [performance.md](performance.md) has wider networks. '
             'kB: of the packed file, of all weights for float.'
         )
         return _table('Table 1: summary', header, rows, note)
 
-    def _speed_up(self, name: str, speeds: Sequence[Mapping[str, str]]) -> str:
-        """'3.2x (onnxruntime, avx2)', the latest of each instruction set."""
-        if not self.runs[name].packed:
-            return '1x'
-        network = model_name(self.runs[name], self.scale)
-        latest = {
-            row[
-                'isa'
-            ]: f'{float(row["over_float32"]):.1f}x ({row["over_float32_peer"]}, {row["isa"]})'
-            for row in speeds
-            if row['network'] == network
-            and row['contender'] == 'bfcn'
-            and row['threads'] == '1'
-            and row['over_float32']
-        }
-        return ', '.join(latest.values()) or MISSING
+    def _speed_up(self, name: str) -> str:
+        run = self.runs[name]
+        return self.speed_ups.get(model_name(run, self.scale), MISSING) if run.packed else '1x'
 
     def _table_2(self) -> list[str]:
         rows = []
@@ -302,7 +308,7 @@ class Section:
         note = self._order(TABLE_5)
         if self._pairs('w1a4', 'w2a2'):
             note += (
-                f' 1 / 4 bits, at the bit-operations of 2 / 2 and half the size, change its mIoU by '
+                f' 1 / 4 bits, with as many bit-operations as 2 / 2, change its mIoU by '
                 f'{self.change("w1a4", "w2a2")}.'
             )
         return _table('Table 5: bits', header, rows, note)
@@ -330,15 +336,15 @@ class Section:
         return _table('What each step of the recipe brings', ['1 / 2 bits unless said', 'mIoU', 'change'],
                       rows, note)  # fmt: skip
 
-    def _noise(self) -> str:
+    def _noise(self) -> list[str]:
         """How far seeds alone are apart, by the float network half-way."""
         values = [row.miou for row in self._done('float')]
         if len(values) < 2:
-            return ''
-        return (
+            return []
+        return [
             f'Float networks of {len(values)} seeds are {max(values) - min(values):.1f} apart after half '
-            'of their training: between rows of one seed less than that may be chance.'
-        )
+            'of their training: between rows of one seed less than that may be chance.\n'
+        ]
 
     def _figures(self) -> list[str]:
         lines = []
@@ -365,11 +371,10 @@ class Section:
             for label in FIGURE_3.values()
         }
         said = ', '.join(f'{mean:.2f} from {label}' for label, mean in means.items())
-        ranked = sorted(('32-bit', '8-bit', '4-bit'), key=means.get, reverse=True)
-        holds = 'holds' if ranked == ['32-bit', '8-bit', '4-bit'] else 'does not hold'
+        holds = 'holds' if means['32-bit'] > means['8-bit'] > means['4-bit'] else 'does not hold'
         return [
             f'Over the first {until} iterations at 2 bits the mean loss is {said}: that starts of fewer '
-            f'bits converge faster {holds} here. Their runs are shorter, so their rates fall sooner.\n'
+            f'bits converge faster {holds} here. Their runs are shorter: their rates fall sooner.\n'
         ]
 
     def _order(self, table: Mapping[str, tuple]) -> str:

@@ -130,8 +130,8 @@ def test_rows_are_ranked_over_the_seeds_that_both_have(text):
 
 def test_one_four_bits_are_held_against_two_two(text):
     said = text(row('w2a2', 0, 54.0), row('w1a4', 0, 55.5), row('w1a4', 1, 50.0))
-    assert 'at the bit-operations of 2 / 2 and half the size, change its mIoU by +1.50.' in said
-    assert 'half the size' not in text(row('w2a2', 0, 54.0))
+    assert 'with as many bit-operations as 2 / 2, change its mIoU by +1.50.' in said
+    assert 'as many bit-operations' not in text(row('w2a2', 0, 54.0))
 
 
 def test_figures_are_shown_where_they_lie(tmp_path):

@@ -17,6 +17,7 @@ import bfcn_mm  # noqa: F401
 from bfcn_kernels import Metadata, Model, ops, read, write
 from bfcn_kernels.builder import Builder
 from bfcn_kernels.cpu import Engine, isas
+from bfcn_mm.analysis.report import read_csv
 
 sys.path.insert(0, str(TOOLS))
 import benchmark
@@ -44,7 +45,7 @@ def run(tmp_path, monkeypatch):
         common = ('--size', 32, 48, '--rounds', 3, '--csv', table)
         monkeypatch.setattr(sys, 'argv', ['benchmark.py', 'cpu', *map(str, [*arguments, *common])])
         benchmark.main()
-        return report.read(table)
+        return read_csv(table)
 
     return run
 
@@ -311,7 +312,7 @@ def test_other_columns_are_not_mixed(tmp_path):
     path = tmp_path / 'a.csv'
     report.append(path, [dict(a=1, b=2)], ['a', 'b'])
     report.append(path, [dict(a=3, b=4)], ['a', 'b'])
-    assert [row['b'] for row in report.read(path)] == ['2', '4']
+    assert [row['b'] for row in read_csv(path)] == ['2', '4']
     with pytest.raises(ValueError, match='has other columns'):
         report.append(path, [dict(a=3, c=4)], ['a', 'c'])
 

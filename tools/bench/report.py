@@ -56,14 +56,6 @@ def append(path: Path, rows: Sequence[dict], header: Sequence[str] = HEADER) -> 
         writer.writerows(rows)
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV; none if the file is not there."""
-    if not path.exists():
-        return []
-    with path.open(newline='') as file:
-        return list(csv.DictReader(file))
-
-
 def table(rows: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
     """(header, lines) of one measurement: results with targets beside them."""
     header = ['contender', 'up to', 'median ms', 'q1 .. q3', 'least']
