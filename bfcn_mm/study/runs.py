@@ -97,13 +97,13 @@ def _network(prefix: str, scale: Scale, tables: tuple[str, ...]) -> list[Run]:
         # Tables 1, 4 and 5, Figure 4
         run('float', start=None),
         run('fp32', '1 4 5 fig4 recipe'),
-        run('w8a8', '5 recipe', quant=dict(w=8, a=8)),
-        run('w4a4', '4 5 recipe', **bits(4, 4)),
+        run('w8a8', '5', quant=dict(w=8, a=8)),
+        run('w4a4', '4 5', **bits(4, 4)),
         run('w2a2', '1 2 3 4 5 6 fig4 recipe', **bits(2, 2)),
         run('w1a2', '1 4 5 fig4 recipe', **bits(1, 2)),
-        run('w1a1', '5 recipe', **bits(1, 1)),
+        run('w1a1', '5', **bits(1, 1)),
         run('w3a3', '5', **bits(3, 3)),
-        run('w1a4', '5 recipe', **bits(1, 4)),
+        run('w1a4', '5', **bits(1, 4)),
         run('w4a1', '5', **bits(4, 1)),
         # Table 6: the last stage is as long at every rate
         run('w2a2_rate2', '6', **bits(2, 2, 2)),
@@ -121,42 +121,26 @@ def _network(prefix: str, scale: Scale, tables: tuple[str, ...]) -> list[Run]:
         run('w2a2_conv', '2', start='float_conv', options=conv, **bits(2, 2)),
         run('float_wide', start=None, options=wide),
         run('w2a2_wide', '2', start='float_wide', options=wide, **bits(2, 2)),
-        # The recipe, one step at a time at 1-2 bit, then all of it at the bits of the summary
+        # The recipe, one step at a time, at 1-2 bit unless named otherwise
         run('w2a2_dorefa', 'recipe', **bits(2, 2, method='dorefa')),
         run('w1a2_dorefa', 'recipe', **bits(1, 2, method='dorefa')),
-        run('w1a2_long', 'recipe', quant=_recipe(1, 2, n, distill=None)),
+        run('w1a2_long', 'recipe', quant=_long(1, 2, n)),
         run('w1a2_slow', 'recipe', options=_SLOW, **bits(1, 2)),
         run('w1a2_fast', 'recipe', options=_FAST, **bits(1, 2)),
+        run('w1a2_wd0', 'recipe', options=_NO_WEIGHT_DECAY, **bits(1, 2)),
         run('w1a2_p1', 'recipe', quant=dict(w=1, a=2)),
         run('fp32_sgd', 'recipe', options=_SGD),
         run('w1a2_sgd', 'recipe', options=_SGD, **bits(1, 2)),
-        run('w1a2_sgd_steps', 'recipe', options=_SGD | _FAST_STEPS, **bits(1, 2)),
         run('w1a2_ema', 'recipe', custom_hooks=_ema(n), **bits(1, 2)),
         run('w1a2_distill', 'recipe', teacher='fp32', **bits(1, 2, distill=dict(_LOGITS))),
         run('w1a2_features', 'recipe', teacher='fp32', **bits(1, 2, distill=dict(_FEATURES))),
         run('w1a2_residual8', 'recipe', **bits(1, 2, residual=8)),
         run('w1a2_last8', 'recipe', **bits(1, 2, last=dict(w=8, a=8))),
-        *(
-            run(
-                f'w{w}a{a}_best',
-                'recipe',
-                teacher='fp32',
-                custom_hooks=_ema(n),
-                quant=_recipe(w, a, n, dict(_LOGITS)),
-            )
-            for w, a in ((8, 8), (4, 4), (2, 2), (1, 4), (1, 2), (1, 1))
-        ),
     ]
 
 
 _LOGITS = dict(weight=1.0, features=0.0)
 _FEATURES = dict(weight=1.0, features=1.0)
-# LSQ's gradient of an activation's step falls with the size of the map: under SGD it hardly moves.
-_FAST_STEPS = {
-    'optim_wrapper.paramwise_cfg': dict(
-        custom_keys={name: dict(lr_mult=10.0) for name in ('quants', 'input_quant')}
-    )
-}
 _SGD = {
     'optim_wrapper.optimizer': dict(
         _delete_=True, type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0005
@@ -165,6 +149,7 @@ _SGD = {
 }
 _SLOW = {'optim_wrapper.optimizer.lr': 0.001}
 _FAST = {'optim_wrapper.optimizer.lr': 0.006}
+_NO_WEIGHT_DECAY = {'optim_wrapper.optimizer.weight_decay': 0.0}
 
 
 def _ema(iters: int) -> list[dict]:
@@ -178,15 +163,11 @@ def _decay(w: int, a: int, rate: int, iters: int) -> dict:
     return dict(start=8, rate=rate, every=max(1, iters // 2 // max(1, stages)))
 
 
-def _recipe(w: int, a: int, iters: int, distill: dict | None) -> dict:
+def _long(w: int, a: int, iters: int) -> dict:
     """8, 4, 2, 1 bits; two thirds of the run for the last stage."""
-    quant: dict = dict(w=w, a=a)
     stages = [bits for bits in (8, 4, 2, 1) if bits > min(w, a)]
-    if stages:
-        quant['decay'] = dict(stages=[*stages, min(w, a)], every=max(1, iters // 3 // len(stages)))
-    if distill is not None:
-        quant['distill'] = distill
-    return quant
+    every = max(1, iters // 3 // len(stages))
+    return dict(w=w, a=a, decay=dict(stages=[*stages, min(w, a)], every=every))
 
 
 def select(runs: Mapping[str, Run], tables: Iterable[str], names: Iterable[str]) -> list[Run]:
@@ -230,7 +211,7 @@ def chain(runs: Mapping[str, Run], name: str) -> list[Run]:
 
 
 def model_name(run: Run, scale: str) -> str:
-    """bfcn_r18_camvid_1w2a_half of the run w1a2 at the half scale; a suffix like _best stays."""
+    """bfcn_r18_camvid_1w2a_half of the run w1a2 at the half scale; a suffix like _ema stays."""
     stem = Path(run.config).stem.replace('_fp32', '').removesuffix(f'_{scale}')
     bits, _, rest = run.name.removeprefix('r50_').partition('_')
     w, a = bits.removeprefix('w').split('a')

@@ -51,7 +51,7 @@ def test_means_spreads_and_gaps(text):
     assert cells(said, 'Table 5', '2 / 2')[1:4] == ['65.7', '60.40 ± 0.71 (2)', '-0.10']
     assert cells(said, 'Table 5', '8 / 8')[2:] == [MISSING, '-', MISSING, '-']
     assert cells(said, 'Change against float', '2 / 2') == [
-        '2 / 2', '-2.8', '-0.10', '-', '-0.3', 'yes',
+        '2 / 2', '-2.8', '-0.10 ± 0.00 (2)', '-0.3', 'yes',
     ]  # fmt: skip
     assert cells(said, 'Change against float', '1 / 1')[-1] == MISSING
     assert 'link' not in said

@@ -173,7 +173,7 @@ def test_names_of_the_zoo():
         return model_name(camvid(scale)[run], scale)
 
     assert name('full', 'w1a2') == 'bfcn_r18_camvid_1w2a'
-    assert name('full', 'w2a2_best') == 'bfcn_r18_camvid_2bit_best'
+    assert name('full', 'w1a2_ema') == 'bfcn_r18_camvid_1w2a_ema'
     assert name('full', 'r50_w1a2') == 'bfcn_r50_camvid_1w2a'
     assert name('half', 'w1a1') == 'bfcn_r18_camvid_1w1a_half'
 
