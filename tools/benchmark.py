@@ -77,7 +77,7 @@ def _add_cpu(cpu: argparse.ArgumentParser) -> None:
     cpu.add_argument('--threads', type=int, nargs='+', default=[1], help='one measurement for each')
     cpu.add_argument(
         '--isa', nargs='+', metavar='ISA',
-        help='most to use, peers included: avx512, avx2 or all of those here; one measurement for '
+        help='most to use, peers included: amx, avx512, avx2 or all of those here; one measurement for '
         'each; default: the best here',
     )  # fmt: skip
     cpu.add_argument(

@@ -16,7 +16,16 @@ from pathlib import Path
 
 STOCK = ('mmsegmentation', 'mmengine', 'mmcv-lite', 'mmcv')
 FORK = ('onedl-mmsegmentation', 'onedl-mmengine', 'onedl-mmcv')
-ISA_FLAGS = ('avx2', 'avx512f', 'avx512_vnni', 'avx512_vpopcntdq', 'neon', 'asimd', 'asimddp')
+ISA_FLAGS = (
+    'avx2',
+    'avx512f',
+    'avx512_vnni',
+    'avx512_vpopcntdq',
+    'amx_int8',
+    'neon',
+    'asimd',
+    'asimddp',
+)
 # A child process: a broken binary package may kill the interpreter that imports it.
 IMPORT_PROBE = """
 import sys

@@ -97,8 +97,29 @@ STEPS_PER_CYCLE(int4_avx2, "avx2", __m256i, _mm256_setzero_si256(), MADD8, ADD16
 STEPS_PER_CYCLE(int16_avx2, "avx2", __m256i, _mm256_setzero_si256(), MADD, ADD32)
 #endif
 
-/* MACs of one weight plane (int8: of any weights, 3 channels a lookup: of both) a cycle for one
- * pass over the activations; 0 where it is not known. */
+#if defined(BFCN_AMX)
+void bfcn_amx_enter(void);
+void bfcn_amx_leave(void);
+
+/* Products of tiles a cycle, on four sums. */
+static double tiles_amx(double ghz) {
+  double best = 0;
+  bfcn_amx_enter();
+  for (int trial = 0; trial < CEILING_TRIALS; trial++) {
+    const double start = now();
+    for (int loop = 0; loop < CEILING_LOOPS; loop++)
+      __asm__ volatile("tdpbusd %tmm4, %tmm6, %tmm0\n\ttdpbusd %tmm5, %tmm6, %tmm1\n\t"
+                       "tdpbusd %tmm4, %tmm7, %tmm2\n\ttdpbusd %tmm5, %tmm7, %tmm3");
+    const double rate = 4.0 * CEILING_LOOPS / ((now() - start) * ghz * 1e9);
+    if (rate > best) best = rate;
+  }
+  bfcn_amx_leave();
+  return best;
+}
+#endif
+
+/* MACs of one weight plane (int8, int2: of any weights, 3 channels a lookup: of both) a cycle for
+ * one pass over the activations; 0 where it is not known. */
 static double ceiling(const struct gemm_kernel *kernel, double ghz) {
   static double known[ISAS][FORMS];
   double *rate = &known[kernel->isa][kernel->form];
@@ -111,6 +132,9 @@ static double ceiling(const struct gemm_kernel *kernel, double ghz) {
   if (kernel->isa == ISA_AVX2 && kernel->form == FORM_LUT4) *rate = 32 * 4 * lut4_avx2(ghz);
   if (kernel->isa == ISA_AVX2 && kernel->form == FORM_INT4) *rate = 32 * int4_avx2(ghz);
   if (kernel->isa == ISA_AVX2 && kernel->form == FORM_INT16) *rate = 16 * int16_avx2(ghz);
+#endif
+#if defined(BFCN_AMX)
+  if (kernel->isa == ISA_AMX) *rate = 16 * 16 * 64 * tiles_amx(ghz);
 #endif
   return *rate;
 }

@@ -50,7 +50,7 @@ def _assert_same_bits(got: np.ndarray, expected: np.ndarray, what: str) -> None:
     np.testing.assert_array_equal(*bits, err_msg=what)
 
 
-@pytest.mark.parametrize('isa', ['avx512', 'avx2', 'portable'])
+@pytest.mark.parametrize('isa', ['amx', 'avx512', 'avx2', 'portable'])
 @pytest.mark.parametrize('threads', [1, 2])
 def test_toy_equals_oracle(toy_file, isa, threads):
     if isa not in isas():
@@ -100,16 +100,23 @@ def test_scores_are_interpolated_up_and_down(tmp_path, mode, classes):
             _assert_equal(path, random_image(*shape), isa=isa, threads=2)
 
 
-def test_planner_takes_the_fast_kernels(tmp_path):
-    if isas()[0] != 'avx512':
+@pytest.mark.parametrize(
+    ('isa', 'expected'),
+    [('amx', 'int2_gemm_16x32s16__amx'), ('avx512', 'lut6_gemm_a2_4x128k3__avx512')],
+)
+def test_planner_takes_the_fast_kernels(tmp_path, isa, expected):
+    if isa not in isas():
         pytest.skip(f'this CPU has {isas()}')
-    engine = Engine(_write(tmp_path, resnet_bfcn(18, 1, 2, classes=5)))
+    engine = Engine(_write(tmp_path, resnet_bfcn(18, 1, 2, classes=5)), isa=isa)
     kernels = {op.name.decode(): op.kernel.decode() for op in engine.ops(160, 256)}
-    assert kernels['layer2.1.conv1'] == 'lut6_gemm_a2_4x128k3__avx512'
+    assert kernels['layer2.1.conv1'] == expected
     assert kernels['stem'].startswith('int8_gemm')
 
 
-@pytest.mark.parametrize('name', ['bits_gemm_a2_4x16__avx512', 'lut4_gemm_a2_4x64__avx2'])
+@pytest.mark.parametrize(
+    'name',
+    ['int2_gemm_16x32s16__amx', 'bits_gemm_a2_4x16__avx512', 'lut4_gemm_a2_4x64__avx2'],
+)
 def test_forced_kernel_runs_and_equals_oracle(tmp_path, name):
     if name.rpartition('__')[2] not in isas():
         pytest.skip(f'this CPU has {isas()}')

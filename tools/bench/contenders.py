@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-# What keeps a library from instructions beyond AVX2. ONNX Runtime has no such switch.
+# What keeps a library from instructions beyond an ISA. ONNX Runtime has no such switch.
 CAPS = {
+    'avx512': dict.fromkeys(
+        ('ONEDNN_MAX_CPU_ISA', 'DNNL_MAX_CPU_ISA', 'OV_CPU_MAX_ISA'), 'AVX512_CORE_BF16'
+    ),
     'avx2': dict(
         ONEDNN_MAX_CPU_ISA='AVX2',
         DNNL_MAX_CPU_ISA='AVX2',
@@ -104,7 +107,7 @@ def _load_openvino(entry: dict, threads: int, isa: str, arrays: dict) -> Contend
         'openvino',
         entry['precision'],
         openvino.__version__.split('-')[0],
-        next((known for known in ('avx512', 'avx2') if known in kernels), isas()[0]),
+        next((known for known in ('amx', 'avx512', 'avx2') if known in kernels), isas()[0]),
         lambda: request.infer({0: tensor}, share_inputs=True, share_outputs=True)[0],
     )
 

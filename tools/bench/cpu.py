@@ -227,8 +227,7 @@ def _best(measured: list[dict], precision: str, isa: str) -> dict | None:
     peers = [
         one
         for one in measured
-        if one['name'] != 'bfcn' and one['precision'] == precision
-        if isa != 'avx2' or one['isa'] == 'avx2'
+        if one['name'] != 'bfcn' and one['precision'] == precision and not _beyond(one, isa)
     ]
     return min(peers, key=lambda one: timing.quartiles(one['seconds'])[1], default=None)
 
@@ -267,9 +266,13 @@ def _memory(one: dict, plan: dict, maps: int, small: list[dict]) -> dict:
     )
 
 
+def _beyond(one: dict, isa: str) -> bool:
+    """Whether it used instructions that this CPU has beyond the ISA."""
+    return one['isa'] in isas()[: isas().index(isa)]
+
+
 def _say_what_was_not_capped(measured: list[dict], isa: str) -> None:
-    loose = [one for one in measured if isa == 'avx2' and one['isa'] != 'avx2']
-    for one in loose:
+    for one in filter(lambda one: _beyond(one, isa), measured):
         print(
             f'{one["name"]} {one["precision"]} is not capped: it used {one["isa"]}, so it is in no '
             'ratio here'

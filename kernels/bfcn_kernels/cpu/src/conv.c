@@ -49,7 +49,7 @@ static void expand_padding(const struct task *task, const struct conv_term *t, s
       for (size_t i = 0; i < pixels * t->from.channels; i++)
         ((uint16_t *)out)[i] = (uint16_t)t->from.zero_point;
     else
-      memset(out, t->kernel->form == FORM_INT8 ? (int)t->from.zero_point : 0,
+      memset(out, step_of(t->kernel->form).code_bytes ? (int)t->from.zero_point : 0,
              pixels * t->pixel_bytes);
     if (t->box_scale) memset(sums, 0, pixels * sizeof *sums);
     return;
@@ -183,8 +183,11 @@ static void point(const struct task *task, const struct conv_term *t, size_t fir
     }
     done += run;
   }
-  for (size_t i = 0; t->window_bytes && i < count; i++) pixels[i] = windows + i * t->window_bytes;
-  for (size_t ky = 0; ky < t->rows; ky++) /* a last tile may pass the block's end */
+  /* A last tile may pass the block's end. */
+  for (size_t i = 0; t->window_bytes && i < count + TILE_PIXELS; i++)
+    pixels[i] = windows + i * t->window_bytes;
+  if (t->window_bytes) return;
+  for (size_t ky = 0; ky < t->rows; ky++)
     for (size_t i = count; i < count + TILE_PIXELS; i++)
       pixels[ky * stride + i] = pixels[ky * stride];
 }
@@ -208,9 +211,13 @@ static void multiply(const struct task *task, const struct conv_term *t, size_t 
                    .block_bytes = t->block_bytes,
                    .plane_bytes = t->plane_bytes,
                    .planes = t->planes,
+                   .room = task->scratch + t->room_at,
+                   .tap_channels = t->term->length / (t->rows * t->columns),
                    .wide = t->from.bits > 7,
                    .pairs_fit = t->pairs_fit,
                    .sum_stride = stride};
+  for (int code = 0; code < 4; code++)
+    g.values[code] = (int8_t)((int)t->term->form * code - t->term->z);
   const unsigned doubled = sums_are_doubled(task, t);
   const unsigned end = task->lane_end < conv->outputs ? task->lane_end : conv->outputs;
   for (unsigned lane = task->lane; lane < end;) {
@@ -278,6 +285,7 @@ static struct epilogue_term summed(const struct task *task, const struct conv_te
   return (struct epilogue_term){.sums = task->scratch + t->sums_at,
                                 .sum_stride = task->lane_end - task->lane,
                                 .sum_bits = t->kernel->sum_bits,
+                                .negative = step_of(t->kernel->form).code_bytes > 0,
                                 .narrow = t->kernel->sum_bits == 16 && t->term->bound <= INT16_MAX,
                                 .k = sums_are_doubled(task, t) ? 1 : t->k,
                                 .box_scale = t->box_scale,
@@ -318,9 +326,12 @@ static void run_task(void *context, size_t index, unsigned thread) {
   task.lane_end = task.lane + conv->lanes_per_task;
   if (task.lane_end > conv->padded) task.lane_end = conv->padded;
   const size_t pixels = (size_t)(task.row_end - task.row) * conv->grid.width;
+  const struct backend *backend = bfcn_backend(task.s->isa);
+  if (backend->enter) backend->enter();
   for (size_t first = 0; first < pixels; first += conv->block_pixels)
     run_block(&task, first,
               pixels - first < conv->block_pixels ? pixels - first : conv->block_pixels);
+  if (backend->leave) backend->leave();
 }
 
 void conv_run(struct bfcn_session *s, const struct conv *conv) {

@@ -10,13 +10,18 @@ static unsigned divide_up(unsigned a, unsigned b) {
   return (a + b - 1) / b;
 }
 
+/* Whether it multiplies whole tiles, whose pixels it wants evenly apart. */
+static int in_tiles(const struct gemm_kernel *k) {
+  return k->steps > 1;
+}
+
 static unsigned passes_of(const struct gemm_kernel *k, const struct conv_term *t) {
   return k->pass_planes ? divide_up(t->from.bits, k->pass_planes) : 1;
 }
 
 static unsigned planes_of(const struct gemm_kernel *k, const struct conv_term *t) {
   if (k->form == FORM_LUT3) return 1;
-  if (!step_of(k->form).code_bytes) return t->term->bits;
+  if (!step_of(k->form).code_bytes || k->form == FORM_INT2) return t->term->bits;
   return k->form == FORM_INT8 && t->term->bits == 8 && t->term->form == 2 ? 2 : 1;
 }
 
@@ -32,7 +37,12 @@ static int serves(const struct gemm_kernel *k, const struct conv_term *t, unsign
   if (k->columns && (k->columns != w->kw || w->sw != 1 || w->dw != 1 || width % k->mr)) return 0;
   if (k->form == FORM_INT4 && (t->from.bits > 4 || t->term->bits > 4)) return 0;
   if (k->form == FORM_LUT3 && t->term->bits != 2) return 0;
-  if (step_of(k->form).code_bytes) return t->term->groups == 1 || k->nr == k->lanes;
+  if (k->form == FORM_INT2 && t->term->bits > 2) return 0;
+  if (k->form == FORM_INT8 && in_tiles(k) && t->term->bits <= 2) return 0; /* INT2 keeps bits */
+  if (step_of(k->form).code_bytes) {
+    const int fits = !t->from.zero_point && t->term->bound <= INT16_MAX;
+    return (t->term->groups == 1 || k->nr == k->lanes) && (k->sum_bits == 32 || fits);
+  }
   return t->term->groups == 1 && t->from.bits <= 4 &&
          (k->sum_bits == 32 || largest_sum(t) <= UINT16_MAX);
 }
@@ -44,7 +54,7 @@ const struct gemm_kernel *kernel_for_outputs(const struct gemm_kernel *k, unsign
     const struct gemm_kernel *other = &bfcn_gemm_kernels[i];
     if (other->isa != k->isa || other->form != k->form || other->pass_planes != k->pass_planes ||
         other->lanes != k->lanes || other->nr > k->nr || other->columns != k->columns ||
-        (other->columns && width % other->mr))
+        other->sum_bits != k->sum_bits || (other->columns && width % other->mr))
       continue;
     const int fits = other->nr <= left, best_fits = best->nr <= left;
     if (fits > best_fits ||
@@ -54,22 +64,26 @@ const struct gemm_kernel *kernel_for_outputs(const struct gemm_kernel *k, unsign
   return best;
 }
 
-/* Cycles of a tile's pass beyond its multiplications: pointers, the first loads, widening, stores.
- */
-enum { TILE_CYCLES = 45 };
+/* Cycles of a tile's pass beyond its multiplications: pointers, the first loads, widening, stores;
+ * and bytes of weights that a cycle unpacks, once a block. */
+enum { TILE_CYCLES = 45, AMX_TILE_CYCLES = 120, UNPACKED_BYTES = 24 };
 
 static double cycles(const struct gemm_kernel *k, const struct conv_term *t, unsigned outputs,
                      struct grid grid) {
   const unsigned width = step_of(k->form).channels;
   const size_t taps = (size_t)t->term->window.kh * t->term->window.kw;
-  const size_t depth =
-      taps * divide_up(t->from.channels, width) * width * passes_of(k, t) * planes_of(k, t);
+  const unsigned planes = k->form == FORM_INT2 ? 1 : planes_of(k, t); /* at once */
+  const unsigned tile = in_tiles(k) ? AMX_TILE_CYCLES : TILE_CYCLES;
+  const unsigned pixels = (unsigned)pixels_of(grid);
+  const unsigned unpacked = k->form == FORM_INT2 ? divide_up(pixels, AMX_BLOCK_PIXELS) : 0;
+  const size_t depth = taps * divide_up(t->from.channels, width) * width * passes_of(k, t) * planes;
   double sum = 0;
   for (unsigned done = 0; done < outputs;) {
     const struct gemm_kernel *part = kernel_for_outputs(k, outputs - done, grid.width);
-    sum += (double)divide_up((unsigned)pixels_of(grid), part->mr) *
-           ((double)depth * part->mr * part->nr / part->macs_per_cycle +
-            TILE_CYCLES * passes_of(k, t));
+    sum +=
+        (double)divide_up(pixels, part->mr) *
+            ((double)depth * part->mr * part->nr / part->macs_per_cycle + tile * passes_of(k, t)) +
+        (double)unpacked * depth * part->nr / UNPACKED_BYTES;
     done += part->nr;
   }
   return sum;
@@ -92,18 +106,20 @@ static bfcn_status choose(const struct bfcn_session *s, const struct conv *conv,
 }
 
 /* Where rows leave a tenth of their steps' channels empty, as 7 taps of 3 channels do, those of a
- * pixel are gathered into one run. */
-static void gather_rows(struct conv_term *t, struct step step) {
+ * pixel are gathered into one run; and where a tile of pixels, wanted evenly apart, would not lie
+ * in one row. */
+static void gather_rows(struct conv_term *t, struct step step, unsigned width) {
   const size_t run = t->term->window.kw * t->from.channels;
   const size_t steps = (t->rows * run + step.channels - 1) / step.channels;
-  if (10 * steps > 9 * t->rows * t->steps) return;
+  const int apart = in_tiles(t->kernel) && width % t->kernel->mr;
+  if (10 * steps > 9 * t->rows * t->steps && !apart) return;
   t->run_bytes = run * step.code_bytes;
   t->window_bytes = (t->rows - 1) * t->run_bytes + round_up(t->run_bytes, GATHER_BYTES);
   t->rows = 1;
   t->steps = steps;
 }
 
-static void expanded_form(struct conv_term *t) {
+static void expanded_form(struct conv_term *t, unsigned width) {
   const struct window *w = &t->term->window;
   const unsigned channels = t->from.channels, per_group = channels / t->term->groups;
   const struct step step = step_of(t->kernel->form);
@@ -129,7 +145,7 @@ static void expanded_form(struct conv_term *t) {
     if (t->term->groups == 1 && w->dw == 1) { /* the taps of a row touch: one long run */
       t->columns = 1;
       t->steps = divide_up(w->kw * channels, step.channels);
-      gather_rows(t, step);
+      gather_rows(t, step, width);
     }
   }
   t->pixel_bytes = t->pass_bytes * t->passes;
@@ -168,6 +184,8 @@ static bfcn_status layout(struct conv_term *t, const struct conv *conv) {
                      conv->op->name, (unsigned long long)weights, (unsigned long long)row_bytes);
   t->plane_bytes = (size_t)plane_bytes;
   t->block_bytes = t->plane_bytes * t->planes;
+  if (t->kernel->form == FORM_INT2)
+    t->room_bytes = t->rows * t->columns * t->steps * step.channels * t->kernel->nr;
   t->row_bytes = (size_t)row_bytes / 64 * 64;
   return BFCN_OK;
 }
@@ -179,9 +197,10 @@ static bfcn_status plan_term(const struct bfcn_session *s, struct conv *conv, un
   t->grid = s->grids[t->term->source];
   TRY(choose(s, conv, t));
   t->backend = bfcn_backend(t->kernel->isa);
-  expanded_form(t);
+  expanded_form(t, conv->grid.width);
   if (!group_blocks(t, conv->outputs, conv->padded))
     return bfcn_fail(BFCN_ERROR_MEMORY, "op '%s': no memory for its groups", conv->op->name);
+  t->steps = round_up(t->steps, t->kernel->steps);
   TRY(layout(t, conv));
   if (step_of(t->kernel->form).code_bytes)
     t->k = 1;
@@ -209,7 +228,7 @@ static double busiest(const struct conv *conv, unsigned threads, unsigned rows, 
 /* One task for one thread; for more, some each, as even as they can be. */
 static void plan_tasks(const struct bfcn_session *s, struct conv *conv) {
   const unsigned height = conv->grid.height, blocks = conv->padded / LANES;
-  const unsigned least = divide_up(TILE_PIXELS, conv->grid.width);
+  const unsigned least = divide_up(TASK_PIXELS, conv->grid.width);
   unsigned best = height, best_splits = 1;
   for (unsigned each = 2; s->threads > 1 && each <= 6; each++) {
     unsigned rows = divide_up(height, each * s->threads);
@@ -275,8 +294,9 @@ static uint64_t lay_out_scratch(struct conv *conv) {
     t->pixels_at = take(&at, t->rows * pixels * sizeof(void *));
     t->slots_at = take(&at, (t->grid.height + 1ul) * sizeof(int32_t));
     t->box_at = take(&at, conv->block_pixels * sizeof(int32_t));
-    t->windows_at = take(&at, conv->block_pixels * t->window_bytes);
+    t->windows_at = take(&at, pixels * t->window_bytes);
     t->sums_at = take(&at, pixels * conv->block_lanes * t->kernel->sum_bits / 8);
+    t->room_at = take(&at, t->room_bytes);
   }
   return at;
 }
@@ -284,16 +304,19 @@ static uint64_t lay_out_scratch(struct conv *conv) {
 /* Blocks of whole rows where rows are short, so that few rows are kept. */
 static void plan_scratch(struct conv *conv) {
   const unsigned width = conv->grid.width;
-  unsigned lanes = LEAST_BLOCK_LANES;
-  for (unsigned i = 0; i < conv->op->term_count; i++)
-    if (conv->terms[i].kernel->nr > lanes) lanes = conv->terms[i].kernel->nr;
+  unsigned lanes = LEAST_BLOCK_LANES, most = BLOCK_BYTES, pixels = BLOCK_PIXELS;
+  for (unsigned i = 0; i < conv->op->term_count; i++) {
+    const struct gemm_kernel *k = conv->terms[i].kernel;
+    if (k->nr > lanes) lanes = k->nr;
+    if (in_tiles(k)) most = AMX_BLOCK_BYTES, pixels = AMX_BLOCK_PIXELS;
+  }
   conv->block_lanes = lanes < conv->lanes_per_task ? lanes : conv->lanes_per_task;
-  unsigned rows = width < BLOCK_PIXELS ? BLOCK_PIXELS / width : 1;
+  unsigned rows = width < pixels ? pixels / width : 1;
   if (rows > conv->task_rows) rows = conv->task_rows;
   do {
-    conv->block_pixels = width < BLOCK_PIXELS ? rows * width : BLOCK_PIXELS;
+    conv->block_pixels = width < pixels ? rows * width : pixels;
     conv->scratch_bytes = lay_out_scratch(conv);
-  } while (conv->scratch_bytes > BLOCK_BYTES && --rows > 0 && rows * width >= LEAST_PIXELS);
+  } while (conv->scratch_bytes > most && --rows > 0 && rows * width >= LEAST_PIXELS);
 }
 
 static bfcn_status plan(const struct bfcn_session *s, struct conv *conv) {

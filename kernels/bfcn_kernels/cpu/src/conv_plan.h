@@ -5,9 +5,12 @@
 #include "conv.h"
 
 /* A block of pixels is expanded, multiplied and finished together: at most BLOCK_PIXELS, fewer
- * where whole rows would take more scratch than BLOCK_BYTES, which a core's own caches hold. A tile
- * may pass its end by TILE_PIXELS. */
-enum { BLOCK_PIXELS = 128, LEAST_PIXELS = 24, TILE_PIXELS = 8, BLOCK_BYTES = 96 << 10 };
+ * where whole rows would take more scratch than BLOCK_BYTES, which a core's own caches hold; more
+ * of both where a block unpacks weights. A tile may pass its end by TILE_PIXELS. A task of several
+ * has at least TASK_PIXELS. */
+enum { BLOCK_PIXELS = 128, LEAST_PIXELS = 24, BLOCK_BYTES = 96 << 10 };
+enum { AMX_BLOCK_PIXELS = 256, AMX_BLOCK_BYTES = 1 << 20 };
+enum { TILE_PIXELS = 16, TASK_PIXELS = 8 };
 /* Kernels that share tables along a row (`columns`) look at the first pixel of a tile alone; their
  * tiles have a multiple of these. */
 enum { ROW_TILE_PIXELS = 4 };
@@ -20,10 +23,10 @@ struct step {
 };
 
 static inline struct step step_of(enum form form) {
-  static const struct step steps[FORMS] = {[FORM_BITS] = {64, 8, 0}, [FORM_LUT6] = {6, 1, 0},
-                                           [FORM_LUT5] = {5, 1, 0},  [FORM_LUT4] = {4, 1, 0},
-                                           [FORM_LUT3] = {3, 1, 0},  [FORM_INT8] = {4, 4, 1},
-                                           [FORM_INT4] = {4, 4, 1},  [FORM_INT16] = {2, 4, 2}};
+  static const struct step steps[FORMS] = {
+      [FORM_BITS] = {64, 8, 0}, [FORM_LUT6] = {6, 1, 0},  [FORM_LUT5] = {5, 1, 0},
+      [FORM_LUT4] = {4, 1, 0},  [FORM_LUT3] = {3, 1, 0},  [FORM_INT8] = {4, 4, 1},
+      [FORM_INT4] = {4, 4, 1},  [FORM_INT2] = {16, 2, 1}, [FORM_INT16] = {2, 4, 2}};
   return steps[form];
 }
 
@@ -43,6 +46,7 @@ struct conv_term {
   size_t run_bytes, window_bytes; /* of a filter row, and of its rows gathered for a pixel; or 0 */
   uint8_t *weights;
   size_t block_bytes, plane_bytes;
+  size_t room_bytes;       /* for weights as bytes, or 0 */
   unsigned *first_channel; /* of each block of `lanes` outputs; NULL if all begin at 0 */
   int k, box_scale;
   int32_t *offset; /* [outputs] or NULL */
@@ -51,7 +55,7 @@ struct conv_term {
    * of padding. Where `ring`, row y goes to slot y % slots and stays until a later one takes it. */
   unsigned slots;
   int ring;
-  size_t rows_at, row_sums_at, pixels_at, windows_at, slots_at, box_at, sums_at;
+  size_t rows_at, row_sums_at, pixels_at, windows_at, slots_at, box_at, sums_at, room_at;
 };
 
 struct conv {

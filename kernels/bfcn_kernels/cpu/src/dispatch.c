@@ -11,6 +11,10 @@
 #include <string.h>
 #if defined(BFCN_NEON)
 #include <sys/auxv.h>
+#elif defined(BFCN_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 _Alignas(64) uint8_t bfcn_lut6[2][64 * 64];
@@ -24,8 +28,8 @@ _Alignas(64) uint8_t bfcn_lut5[1024 * 32];
 #include "kernels.inc"
 #undef BFCN_GEMM
 
-#define BFCN_GEMM(name, isa, form, pass_planes, columns, mr, nr, lanes, sum_bits, rate) \
-  {#name, ISA_##isa, FORM_##form, pass_planes, columns, mr, nr, lanes, sum_bits, rate, name},
+#define BFCN_GEMM(name, isa, form, pass_planes, columns, mr, nr, lanes, steps, sum_bits, rate) \
+  {#name, ISA_##isa, FORM_##form, pass_planes, columns, mr, nr, lanes, steps, sum_bits, rate, name},
 const struct gemm_kernel bfcn_gemm_kernels[] = {
 #include "kernels.inc"
 };
@@ -35,6 +39,10 @@ const size_t bfcn_gemm_kernel_count = sizeof bfcn_gemm_kernels / sizeof *bfcn_ge
 const struct backend *bfcn_backend(enum isa isa) {
   switch (isa) {
 #if defined(__x86_64__)
+#if defined(BFCN_AMX)
+  case ISA_AMX:
+    return &bfcn_backend_amx;
+#endif
   case ISA_AVX512:
     return &bfcn_backend_avx512;
   case ISA_AVX2:
@@ -54,10 +62,25 @@ const struct backend *bfcn_backend(enum isa isa) {
   }
 }
 
+#if defined(BFCN_AMX)
+/* Tile registers are the kernel's to grant, to the whole process. */
+static int tiles_are_granted(void) {
+  enum { ASK = 0x1023, TILE_DATA = 18 }; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA */
+  enum { TILE = 1 << 24, INT8 = 1 << 25 };
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & TILE) || !(d & INT8)) return 0;
+  return syscall(SYS_arch_prctl, ASK, TILE_DATA) == 0;
+}
+#endif
+
 static int supported(enum isa isa) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   switch (isa) {
+#if defined(BFCN_AMX)
+  case ISA_AMX:
+    return supported(ISA_AVX512) && tiles_are_granted();
+#endif
   case ISA_AVX512:
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
@@ -101,7 +124,8 @@ enum isa bfcn_best_isa(void) {
 
 const char *bfcn_isas(void) {
 #if defined(__x86_64__)
-  static const char *const names[ISAS] = {"portable", "avx2 portable", "avx512 avx2 portable"};
+  static const char *const names[] = {"portable", "avx2 portable", "avx512 avx2 portable",
+                                      "amx avx512 avx2 portable"};
 #elif defined(__aarch64__) || defined(__arm__)
   static const char *const names[ISAS] = {"portable", "neon portable", "dotprod neon portable",
                                           "i8mm dotprod neon portable"};

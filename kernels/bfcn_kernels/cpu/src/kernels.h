@@ -13,6 +13,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Tile registers want Linux's leave and a compiler that knows them. */
+#if defined(__x86_64__) && defined(__linux__) && (__GNUC__ >= 11 || __clang_major__ >= 12)
+#define BFCN_AMX
+#endif
+
 /* What a step of each form reads. `passes` of 1 or 2 activation planes are summed with weights 4^i.
  *   FORM_BITS  a word of 64 channels a plane; weights: 64-bit words
  *   FORM_LUT6  the table of a pixel's 6 channels; weights: 6-bit indices into it
@@ -21,7 +26,9 @@
  *   FORM_LUT3  the table of a pixel's 3 channels; weights of 2 bits: 6-bit indices, both planes
  *   FORM_INT8  4 channels as bytes; weights: 4 int8
  *   FORM_INT4  the same where both have at most 4 bits, so that sums of some products fit 16 bits
- *   FORM_INT16 2 channels as uint16; weights: 2 int16 */
+ *   FORM_INT16 2 channels as uint16; weights: 2 int16
+ *   FORM_INT2  16 channels as bytes; weights of 1 or 2 bits, which become bytes in `room`: words of
+ *              16 outputs x 4 channels, [planes][16] of them for each 4 steps */
 enum form {
   FORM_BITS,
   FORM_LUT6,
@@ -31,6 +38,7 @@ enum form {
   FORM_INT8,
   FORM_INT4,
   FORM_INT16,
+  FORM_INT2,
   FORMS
 };
 
@@ -40,6 +48,9 @@ enum isa {
 #if defined(__x86_64__)
   ISA_AVX2,
   ISA_AVX512,
+#if defined(BFCN_AMX)
+  ISA_AMX,
+#endif
 #elif defined(__aarch64__) || defined(__arm__)
   ISA_NEON,
   ISA_DOTPROD,
@@ -60,13 +71,16 @@ struct gemm {
   const void *weights; /* [lane blocks][planes][rows][columns][steps][lanes of a step] */
   size_t block_bytes;  /* from one block of lanes to the next */
   size_t plane_bytes;
-  unsigned planes;   /* of weights */
-  unsigned shift;    /* sum << shift is written */
-  int accumulate;    /* added to what `sums` holds, or replacing it */
-  int wide;          /* FORM_INT8: activations of 8 bits, which pass int8 */
-  int pairs_fit;     /* FORM_INT8: the sum of steps 2i and 2i + 1 of a channel fits 16 bits */
-  void *sums;        /* uint16 or int32, pixel p at sums + p * sum_stride */
-  size_t sum_stride; /* in elements */
+  unsigned planes;     /* of weights */
+  int8_t values[4];    /* FORM_INT2: of a weight's code */
+  void *room;          /* FORM_INT2: nr bytes a channel of all taps */
+  size_t tap_channels; /* FORM_INT2: past them, weights are 0 */
+  unsigned shift;      /* sum << shift is written */
+  int accumulate;      /* added to what `sums` holds, or replacing it */
+  int wide;            /* FORM_INT8: activations of 8 bits, which pass int8 */
+  int pairs_fit;       /* FORM_INT8: the sum of steps 2i and 2i + 1 of a channel fits 16 bits */
+  void *sums;          /* of sum_bits, pixel p at sums + p * sum_stride */
+  size_t sum_stride;   /* in elements */
 };
 
 typedef void gemm_function(const struct gemm *gemm);
@@ -79,7 +93,8 @@ struct gemm_kernel {
   unsigned columns;     /* taps of a filter row that it needs, at stride and dilation 1; 0: any */
   unsigned mr, nr;
   unsigned lanes;       /* outputs a block of weights holds; nr is a multiple */
-  unsigned sum_bits;    /* 16 (unsigned) or 32 */
+  unsigned steps;       /* a tap's are a multiple, the last ones with weights of 0 */
+  unsigned sum_bits;    /* 16 or 32 */
   float macs_per_cycle; /* measured on long layers: what the planner compares */
   gemm_function *run;
 };
@@ -101,11 +116,12 @@ struct expand {
  * output may take the place of a residual of the same form: of each word of a pixel's planes, or
  * byte, the residual is read before it is written. */
 struct epilogue_term {
-  const void *sums; /* uint16 or int32 [pixels][sum_stride] */
+  const void *sums; /* uint16, int16 or int32 [pixels][sum_stride] */
   size_t sum_stride;
   unsigned sum_bits;
-  int narrow; /* sums are uint16 and acc, but for its offset, is an int16 */
-  int k;      /* acc = k * sum + box_scale * box[p] + offset[c] */
+  int negative; /* sums of 16 bits may be: products of numbers are, lookups are not */
+  int narrow;   /* sums are of 16 bits and acc, but for its offset, is an int16 */
+  int k;        /* acc = k * sum + box_scale * box[p] + offset[c] */
   int box_scale;
   const int32_t *box;    /* [pixels]: sum of the codes under the filter; NULL if box_scale is 0 */
   const int32_t *offset; /* [channels]: what a zero point leaves; NULL if none */
@@ -148,6 +164,9 @@ enum { LERP_SLACK = 16, MOST_RESIDUALS = 16 };
 /* What an instruction set offers besides its matrix kernels. */
 struct backend {
   const char *name;
+  /* Around all that a thread does of a convolution, or NULL. */
+  void (*enter)(void);
+  void (*leave)(void);
   int wide_zero; /* FORM_INT8 reads codes of 8 bits as code - wide_zero; offsets make up for it */
   void (*expand[FORMS])(const struct expand *expand);
   void (*epilogue)(const struct epilogue *epilogue);           /* through float32 */
@@ -173,7 +192,7 @@ struct backend {
 };
 
 extern const struct backend bfcn_backend_portable, bfcn_backend_avx2, bfcn_backend_avx512,
-    bfcn_backend_neon, bfcn_backend_dotprod, bfcn_backend_i8mm;
+    bfcn_backend_amx, bfcn_backend_neon, bfcn_backend_dotprod, bfcn_backend_i8mm;
 
 /* Partial sums by index, shared by the LUT kernels; filled once by bfcn_tables_init().
  *   lut6[plane][64 * v + e] = popcount(v & e) << plane          e: 6 weight bits, v: 6 activation

@@ -87,6 +87,22 @@ static void pack_numbers(const struct conv_term *t, const struct lane *lane, con
       }
 }
 
+/* The bits of an output and 4 channels lie together in a word of 16 outputs. */
+static void pack_words(const struct conv_term *t, const struct lane *lane, const uint8_t *codes) {
+  const size_t taps = t->rows * t->columns, run = t->term->length / taps;
+  const size_t tap_bytes = t->planes * t->steps * lane->step_bytes;
+  const size_t tile_bytes = t->kernel->steps * lane->step_bytes; /* of a plane */
+  const unsigned tile = t->kernel->steps * step_of(FORM_INT2).channels;
+  for (size_t tap = 0; tap < taps; tap++)
+    for (size_t i = 0; i < run; i++)
+      for (unsigned plane = 0; plane < t->planes; plane++) {
+        const size_t word = i % tile / 4, bit = 4 * lane->index + i % 4;
+        uint8_t *at = lane->block + tap * tap_bytes + (i / tile * t->planes + plane) * tile_bytes +
+                      8 * word + bit / 8;
+        *at |= (uint8_t)((codes[tap * run + i] >> plane & 1) << bit % 8);
+      }
+}
+
 static void pack_filter(const struct conv_term *t, unsigned output, unsigned outputs,
                         const uint8_t *codes) {
   const unsigned lanes = t->kernel->lanes, block = output / lanes;
@@ -96,6 +112,9 @@ static void pack_filter(const struct conv_term *t, unsigned output, unsigned out
   switch (t->kernel->form) {
   case FORM_BITS:
     pack_bits(t, &lane, codes);
+    return;
+  case FORM_INT2:
+    pack_words(t, &lane, codes);
     return;
   case FORM_INT8:
   case FORM_INT4:

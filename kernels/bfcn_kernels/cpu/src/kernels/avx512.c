@@ -195,12 +195,16 @@ static void expand_int8(const struct expand *e) {
   unpack(e->codes, e->planes, e->words, e->pixels, e->channels, e->out);
 }
 
+static inline __m512i widened(const uint16_t *sums, int negative) {
+  const __m256i v = _mm256_loadu_si256((const __m256i *)sums);
+  return negative ? _mm512_cvtepi16_epi32(v) : _mm512_cvtepu16_epi32(v);
+}
+
 /* 16 sums of pixel p from column c (of this call), as accumulators. */
 static inline __m512 term_product(const struct epilogue_term *t, const struct epilogue *e, size_t p,
                                   unsigned c) {
   const size_t at = p * t->sum_stride + c;
-  __m512i acc = t->sum_bits == 16 ? _mm512_cvtepu16_epi32(_mm256_loadu_si256(
-                                        (const __m256i *)((const uint16_t *)t->sums + at)))
+  __m512i acc = t->sum_bits == 16 ? widened((const uint16_t *)t->sums + at, t->negative)
                                   : _mm512_loadu_si512((const int32_t *)t->sums + at);
   if (t->k == 2) acc = _mm512_add_epi32(acc, acc);
   if (t->box_scale)
@@ -264,10 +268,10 @@ static void store_planes(const struct epilogue *e, size_t p) {
 enum { SPAN_PIXELS = 128 };
 
 /* acc * scale of 16 lanes of 16-bit sums: k * sum + box is below 2^24, so float32 holds it. */
-static inline __m512 short_product(const uint16_t *sums, float k, float box, __m512 scale) {
-  const __m512i sum = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)sums));
-  const __m512 acc =
-      _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(k), _mm512_set1_ps(box));
+static inline __m512 short_product(const uint16_t *sums, int negative, float k, float box,
+                                   __m512 scale) {
+  const __m512 acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(widened(sums, negative)), _mm512_set1_ps(k),
+                                     _mm512_set1_ps(box));
   return _mm512_mul_ps(acc, scale);
 }
 
@@ -316,11 +320,11 @@ TILE low_bit_block(const struct epilogue *e, unsigned c, size_t first, size_t co
     for (unsigned i = 0; i < terms; i++) {
       UNROLLED
       for (unsigned h = 0; h < 2; h++) {
-        const __m512 product = sum_bits == 16
-                                   ? short_product((const uint16_t *)sums[i] + 16 * h,
-                                                   (float)e->term[i].k, box[i][p], scale[i][h])
-                                   : long_product((const int32_t *)sums[i] + 16 * h, e->term[i].k,
-                                                  offset[i][h], scale[i][h]);
+        const __m512 product =
+            sum_bits == 16 ? short_product((const uint16_t *)sums[i] + 16 * h, e->term[i].negative,
+                                           (float)e->term[i].k, box[i][p], scale[i][h])
+                           : long_product((const int32_t *)sums[i] + 16 * h, e->term[i].k,
+                                          offset[i][h], scale[i][h]);
         t[h] = _mm512_add_ps(i ? t[h] : product, i ? product : bias[h]);
       }
       sums[i] += e->term[i].sum_stride * (size_t)sum_bits / 8;
@@ -551,22 +555,27 @@ static void argmax_row_wide(const float *top, const float *bottom, float l, unsi
   }
 }
 
-const struct backend bfcn_backend_avx512 = {
-    .name = "avx512",
-    .expand = {[FORM_BITS] = expand_bits,
-               [FORM_LUT6] = expand_lut6,
-               [FORM_LUT3] = expand_lut3,
-               [FORM_INT8] = expand_int8},
-    .epilogue = epilogue,
-    .epilogue_threshold = epilogue_threshold,
-    .doubled_sums = 1,
-    .sum_codes = sum_codes_wide,
-    .unpack = unpack,
-    .pack = pack,
-    .lerp = lerp,
-    .lerp_columns = lerp_columns_wide,
-    .argmax_row = argmax_row_wide,
-};
+#define AVX512_BACKEND                                                               \
+  .expand = {[FORM_BITS] = expand_bits,                                              \
+             [FORM_LUT6] = expand_lut6,                                              \
+             [FORM_LUT3] = expand_lut3,                                              \
+             [FORM_INT8] = expand_int8},                                             \
+  .epilogue = epilogue, .epilogue_threshold = epilogue_threshold, .doubled_sums = 1, \
+  .sum_codes = sum_codes_wide, .unpack = unpack, .pack = pack, .lerp = lerp,         \
+  .lerp_columns = lerp_columns_wide, .argmax_row = argmax_row_wide
+
+const struct backend bfcn_backend_avx512 = {.name = "avx512", AVX512_BACKEND};
+#if defined(BFCN_AMX)
+/* amx_gemm.c */
+void bfcn_amx_enter(void);
+void bfcn_amx_leave(void);
+
+const struct backend bfcn_backend_amx = {.name = "amx",
+                                         .enter = bfcn_amx_enter,
+                                         .leave = bfcn_amx_leave,
+                                         AVX512_BACKEND,
+                                         .expand[FORM_INT2] = expand_int8};
+#endif
 
 TARGET_END
 #endif

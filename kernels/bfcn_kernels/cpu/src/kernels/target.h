@@ -20,6 +20,7 @@
 #define AVX2_FEATURES "avx2,popcnt"
 #define AVX512_FEATURES \
   "avx2,popcnt,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx512vpopcntdq"
+#define AMX_FEATURES AVX512_FEATURES ",amx-tile,amx-int8"
 #define DOTPROD_FEATURES "arch=armv8.2-a+dotprod"
 #define I8MM_FEATURES "arch=armv8.2-a+dotprod+i8mm"
 
