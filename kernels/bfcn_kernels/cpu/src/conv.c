@@ -183,11 +183,8 @@ static void point(const struct task *task, const struct conv_term *t, size_t fir
     }
     done += run;
   }
-  /* A last tile may pass the block's end. */
-  for (size_t i = 0; t->window_bytes && i < count + TILE_PIXELS; i++)
-    pixels[i] = windows + i * t->window_bytes;
-  if (t->window_bytes) return;
-  for (size_t ky = 0; ky < t->rows; ky++)
+  for (size_t i = 0; t->window_bytes && i < count; i++) pixels[i] = windows + i * t->window_bytes;
+  for (size_t ky = 0; ky < t->rows; ky++) /* a last tile may pass the block's end */
     for (size_t i = count; i < count + TILE_PIXELS; i++)
       pixels[ky * stride + i] = pixels[ky * stride];
 }

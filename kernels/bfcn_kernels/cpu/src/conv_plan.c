@@ -10,7 +10,7 @@ static unsigned divide_up(unsigned a, unsigned b) {
   return (a + b - 1) / b;
 }
 
-/* Whether it multiplies whole tiles, whose pixels it wants evenly apart. */
+/* Whether it multiplies whole tiles. */
 static int in_tiles(const struct gemm_kernel *k) {
   return k->steps > 1;
 }
@@ -106,20 +106,18 @@ static bfcn_status choose(const struct bfcn_session *s, const struct conv *conv,
 }
 
 /* Where rows leave a tenth of their steps' channels empty, as 7 taps of 3 channels do, those of a
- * pixel are gathered into one run; and where a tile of pixels, wanted evenly apart, would not lie
- * in one row. */
-static void gather_rows(struct conv_term *t, struct step step, unsigned width) {
+ * pixel are gathered into one run. */
+static void gather_rows(struct conv_term *t, struct step step) {
   const size_t run = t->term->window.kw * t->from.channels;
   const size_t steps = (t->rows * run + step.channels - 1) / step.channels;
-  const int apart = in_tiles(t->kernel) && width % t->kernel->mr;
-  if (10 * steps > 9 * t->rows * t->steps && !apart) return;
+  if (10 * steps > 9 * t->rows * t->steps) return;
   t->run_bytes = run * step.code_bytes;
   t->window_bytes = (t->rows - 1) * t->run_bytes + round_up(t->run_bytes, GATHER_BYTES);
   t->rows = 1;
   t->steps = steps;
 }
 
-static void expanded_form(struct conv_term *t, unsigned width) {
+static void expanded_form(struct conv_term *t) {
   const struct window *w = &t->term->window;
   const unsigned channels = t->from.channels, per_group = channels / t->term->groups;
   const struct step step = step_of(t->kernel->form);
@@ -145,7 +143,7 @@ static void expanded_form(struct conv_term *t, unsigned width) {
     if (t->term->groups == 1 && w->dw == 1) { /* the taps of a row touch: one long run */
       t->columns = 1;
       t->steps = divide_up(w->kw * channels, step.channels);
-      gather_rows(t, step, width);
+      gather_rows(t, step);
     }
   }
   t->pixel_bytes = t->pass_bytes * t->passes;
@@ -197,7 +195,7 @@ static bfcn_status plan_term(const struct bfcn_session *s, struct conv *conv, un
   t->grid = s->grids[t->term->source];
   TRY(choose(s, conv, t));
   t->backend = bfcn_backend(t->kernel->isa);
-  expanded_form(t, conv->grid.width);
+  expanded_form(t);
   if (!group_blocks(t, conv->outputs, conv->padded))
     return bfcn_fail(BFCN_ERROR_MEMORY, "op '%s': no memory for its groups", conv->op->name);
   t->steps = round_up(t->steps, t->kernel->steps);
@@ -294,7 +292,7 @@ static uint64_t lay_out_scratch(struct conv *conv) {
     t->pixels_at = take(&at, t->rows * pixels * sizeof(void *));
     t->slots_at = take(&at, (t->grid.height + 1ul) * sizeof(int32_t));
     t->box_at = take(&at, conv->block_pixels * sizeof(int32_t));
-    t->windows_at = take(&at, pixels * t->window_bytes);
+    t->windows_at = take(&at, conv->block_pixels * t->window_bytes);
     t->sums_at = take(&at, pixels * conv->block_lanes * t->kernel->sum_bits / 8);
     t->room_at = take(&at, t->room_bytes);
   }
