@@ -93,40 +93,47 @@ static inline void clear_channels(uint8_t *tile, size_t first) {
   }
 }
 
+/* Two tiles, of which this many channels count. */
+static inline void unpack_tiles(const struct gemm *g, const uint8_t *w, size_t channels,
+                                uint8_t *room) {
+  for (int n = 0; n < 2; n++, w += g->block_bytes, room += TILE_BYTES) {
+    unpack_tile((const uint64_t *)w, g->planes, g->values, room);
+    if (channels < DEPTH) clear_channels(room, channels);
+  }
+  write_all();
+}
+
 /* Sums of p x 16 pixels x 32 outputs += products with one plane of weights as bytes, or with all
  * of them as bits (channels of a step: 4 or 16), which a block's first pixels unpack. */
-static inline void add_products(const struct gemm *g, int p, size_t channels, const uint8_t *w,
-                                int unpack) {
+TILE add_products(const struct gemm *g, const int p, const size_t channels, const uint8_t *w,
+                  const int unpack) {
   _Alignas(64) uint8_t gathered[2][TILE_BYTES];
   const int bits = channels > 4;
   const size_t tile_bytes = bits ? SIDE * sizeof(uint64_t) * g->planes : TILE_BYTES;
   const size_t other = bits ? TILE_BYTES : g->block_bytes;
-  const size_t excess = g->steps * channels - g->tap_channels;
+  const size_t depth = g->steps * channels;
   uint8_t *room = g->room;
+  size_t left = unpack ? g->rows * g->columns * (depth / DEPTH) - 1 : 0; /* not unpacked yet */
+  if (unpack) unpack_tiles(g, w, g->tap_channels, room);
   for (size_t row = 0; row < g->rows; row++) {
     const uint8_t *const *pixels = g->pixels + row * g->row_stride;
     const struct codes first = codes_of(pixels), second = codes_of(pixels + (p - 1) * SIDE);
     for (size_t column = 0; column < g->columns; column++) {
-      size_t at = g->first_byte + column * g->column_bytes;
-      const size_t end = at + g->steps * channels;
-      for (; at < end; at += DEPTH, w += tile_bytes, room += 2 * TILE_BYTES) {
-        if (unpack) {
-          unpack_tile((const uint64_t *)w, g->planes, g->values, room);
-          unpack_tile((const uint64_t *)(w + g->block_bytes), g->planes, g->values, room + other);
-          if (end - at < excess + DEPTH) {
-            clear_channels(room, end - at - excess);
-            clear_channels(room + other, end - at - excess);
-          }
-          write_all();
+      const size_t from = g->first_byte + column * g->column_bytes;
+      ROLLED
+      for (size_t at = 0; at < depth; at += DEPTH, w += tile_bytes, room += 2 * TILE_BYTES) {
+        if (unpack && left-- > 0) { /* one ahead: what has just been written is slow to load */
+          const size_t next = at + DEPTH < depth ? at + DEPTH : 0;
+          unpack_tiles(g, w + tile_bytes, g->tap_channels - next, room + 2 * TILE_BYTES);
         }
         const uint8_t *bytes = bits ? room : w;
         _tile_loadd(4, bytes, DEPTH);
+        _tile_loadd(6, find_tile(&first, from + at, gathered[0]), first.stride);
         _tile_loadd(5, bytes + other, DEPTH);
-        _tile_loadd(6, find_tile(&first, at, gathered[0]), first.stride);
         _tile_dpbusd(0, 6, 4);
         _tile_dpbusd(1, 6, 5);
         if (p == 1) continue;
-        _tile_loadd(7, find_tile(&second, at, gathered[1]), second.stride);
+        _tile_loadd(7, find_tile(&second, from + at, gathered[1]), second.stride);
         _tile_dpbusd(2, 7, 4);
         _tile_dpbusd(3, 7, 5);
       }
@@ -172,25 +179,38 @@ static inline void copy_sums(const struct gemm *g, size_t pixels, const int32_t 
   }
 }
 
+TILE amx_tile(const struct gemm *g, const int p, const size_t channels, const int unpack,
+              const int sum_bits) {
+  _Alignas(64) int32_t sums[4 * SIDE * SIDE];
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  if (channels > 4)
+    add_products(g, p, channels, g->weights, unpack);
+  else
+    for (unsigned plane = g->planes; plane-- > 0;) {
+      add_products(g, p, channels, (const uint8_t *)g->weights + plane * g->plane_bytes, 0);
+      if (plane) double_tiles(sums);
+    }
+  store_tiles(sums);
+  copy_sums(g, (size_t)p * SIDE, sums, sum_bits);
+}
+
 /* Two tiles of pixels at a time; the last one may be alone. */
 TILE multiply(const struct gemm *g, const size_t channels, const int sum_bits) {
-  _Alignas(64) int32_t sums[4 * SIDE * SIDE];
   struct gemm tile = *g;
-  for (size_t done = 0; done < g->tiles; done += 2) {
-    const int p = g->tiles - done > 1 ? 2 : 1;
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    if (channels > 4)
-      add_products(&tile, p, channels, g->weights, done == 0);
+  for (int unpack = channels > 4; tile.tiles > 0; unpack = 0) {
+    if (tile.tiles == 1 && unpack)
+      amx_tile(&tile, 1, channels, 1, sum_bits);
+    else if (tile.tiles == 1)
+      amx_tile(&tile, 1, channels, 0, sum_bits);
+    else if (unpack)
+      amx_tile(&tile, 2, channels, 1, sum_bits);
     else
-      for (unsigned plane = g->planes; plane-- > 0;) {
-        add_products(&tile, p, channels, (const uint8_t *)g->weights + plane * g->plane_bytes, 0);
-        if (plane) double_tiles(sums);
-      }
-    store_tiles(sums);
-    copy_sums(&tile, (size_t)p * SIDE, sums, sum_bits);
+      amx_tile(&tile, 2, channels, 0, sum_bits);
+    if (tile.tiles == 1) break;
+    tile.tiles -= 2;
     tile.pixels += 2 * SIDE;
     tile.sums = (uint8_t *)tile.sums + 2 * SIDE * tile.sum_stride * sum_bits / 8;
   }
