@@ -14,16 +14,21 @@ _WORTH = 1.02  # a kernel that is faster by less is not worth a word
 
 
 def machine(cpu: Rows, kernel_rows: Rows) -> str:
-    """Where and with what the numbers were taken."""
-    if not cpu:
-        return NOTHING
-    last = max(cpu, key=lambda row: row['time'])
-    versions = {row['contender']: row['version'] for row in cpu if row['contender'] != 'bfcn'}
+    """Where and with what the numbers were taken, a line for each machine."""
+    devices = dict.fromkeys(row['device'] for row in cpu)
+    lines = [_machine([row for row in cpu if row['device'] == device]) for device in devices]
+    return '\n'.join(lines) or NOTHING
+
+
+def _machine(rows: Rows) -> str:
+    last = max(rows, key=lambda row: row['time'])
+    versions = {row['contender']: row['version'] for row in rows if row['contender'] != 'bfcn'}
     listed = ', '.join(f'{name} {version}' for name, version in sorted(versions.items()))
+    sets = ', '.join(dict.fromkeys(row['isa'] for row in rows))
     return (
-        f'{last["device"]}, {last["cores"]} CPUs; {last["time"][:10]}, commit {last["commit"]}; '
-        f'{listed}; Python {last["python"]}; C built by {last["compiler"]}. Network: {last["network"]}, '
-        f'{last["weights"]} weights.'
+        f'- {sets}: {last["device"]}, {last["cores"]} CPUs; {last["time"][:10]}, commit '
+        f'{last["commit"]}; {listed}; Python {last["python"]}; C built by {last["compiler"]}. '
+        f'Network: {last["network"]}, {last["weights"]} weights.'
     )
 
 
@@ -202,6 +207,7 @@ TABLES: dict[str, Callable[[Rows, Rows], str]] = {
     'missed': missed,
     'speed-avx512': speed('avx512'),
     'speed-avx2': speed('avx2'),
+    'speed-amx': speed('amx'),
     'sizes': sizes,
     'second-core': second_core,
     'memory': memory,

@@ -232,11 +232,16 @@ static inline __m512 residual_addend(const struct epilogue_residual *r, const st
   return _mm512_permutexvar_ps(code, _mm512_loadu_ps(r->addend));
 }
 
-static inline __m512 pre_activation(const struct epilogue *e, size_t p, unsigned c,
-                                    __mmask16 some) {
+static inline __m512 terms_and_bias(const struct epilogue *e, size_t p, unsigned c) {
   __m512 t =
       _mm512_add_ps(term_product(&e->term[0], e, p, c), _mm512_loadu_ps(e->bias + e->first + c));
   for (unsigned i = 1; i < e->terms; i++) t = _mm512_add_ps(t, term_product(&e->term[i], e, p, c));
+  return t;
+}
+
+static inline __m512 pre_activation(const struct epilogue *e, size_t p, unsigned c,
+                                    __mmask16 some) {
+  __m512 t = terms_and_bias(e, p, c);
   for (unsigned i = 0; i < e->residuals; i++)
     t = _mm512_add_ps(t, residual_addend(&e->residual[i], e, p, e->first + c, some));
   return t;
@@ -249,19 +254,54 @@ static inline __m512i to_codes(__m512 t, unsigned bits) {
   return _mm512_cvttps_epi32(_mm512_min_ps(_mm512_max_ps(u, _mm512_setzero_ps()), top));
 }
 
+/* Add a residual to 64 channels of pixel p. */
+static inline void add_residual(const struct epilogue_residual *r, const struct epilogue *e,
+                                size_t p, unsigned c, __m512 t[4]) {
+  if (r->bits > 4) {
+    for (unsigned q = 0; q < 4; q++)
+      t[q] = _mm512_add_ps(t[q], residual_addend(r, e, p, e->first + c + 16 * q, 0xffff));
+    return;
+  }
+  const size_t words = (e->all_channels + 63) / 64;
+  const uint64_t *planes = (const uint64_t *)r->codes + p * r->bits * words + (e->first + c) / 64;
+  __m512i codes = _mm512_setzero_si512();
+  for (unsigned b = 0; b < r->bits; b++)
+    codes = _mm512_or_si512(codes, _mm512_maskz_set1_epi8(planes[b * words], (char)(1 << b)));
+  _Alignas(64) uint8_t bytes[64];
+  _mm512_store_si512(bytes, codes);
+  const __m512 addends = _mm512_loadu_ps(r->addend);
+  UNROLLED
+  for (unsigned q = 0; q < 4; q++) {
+    const __m512i code = _mm512_cvtepu8_epi32(_mm_load_si128((const __m128i *)(bytes + 16 * q)));
+    t[q] = _mm512_add_ps(t[q], _mm512_permutexvar_ps(code, addends));
+  }
+}
+
+/* 4 x 16 codes, a byte each: packing takes 4 from each in turn. */
+static inline __m512i to_bytes(const __m512i code[4]) {
+  const __m512i mixed = _mm512_packus_epi16(_mm512_packus_epi32(code[0], code[1]),
+                                            _mm512_packus_epi32(code[2], code[3]));
+  const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+  return _mm512_permutexvar_epi32(order, mixed);
+}
+
 /* Codes of pixel p to planes, whatever the terms, residuals and bits. */
 static void store_planes(const struct epilogue *e, size_t p) {
   const size_t words = (e->all_channels + 63) / 64;
   uint64_t *out = (uint64_t *)e->out + p * e->bits * words + e->first / 64;
   for (unsigned c = 0; c < e->channels; c += 64) {
-    uint64_t planes[4] = {0};
-    for (unsigned q = 0; q < 64; q += 16) {
-      const __m512i code = to_codes(pre_activation(e, p, c + q, 0xffff), e->bits);
-      for (unsigned b = 0; b < e->bits; b++)
-        planes[b] |= (uint64_t)_mm512_test_epi32_mask(code, _mm512_set1_epi32(1 << b)) << q;
-    }
+    __m512 t[4];
+    __m512i code[4];
+    UNROLLED
+    for (unsigned q = 0; q < 4; q++) t[q] = terms_and_bias(e, p, c + 16 * q);
+    for (unsigned i = 0; i < e->residuals; i++) add_residual(&e->residual[i], e, p, c, t);
+    UNROLLED
+    for (unsigned q = 0; q < 4; q++) code[q] = to_codes(t[q], e->bits);
+    const __m512i bytes = to_bytes(code);
     const uint64_t inside = low_bits(e->channels - c);
-    for (unsigned b = 0; b < e->bits; b++) out[b * words + c / 64] = planes[b] & inside;
+    for (unsigned b = 0; b < e->bits; b++)
+      out[b * words + c / 64] =
+          _mm512_test_epi8_mask(bytes, _mm512_set1_epi8((char)(1 << b))) & inside;
   }
 }
 
