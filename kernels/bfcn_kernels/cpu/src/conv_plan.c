@@ -172,7 +172,7 @@ static bfcn_status layout(struct conv_term *t, const struct conv *conv) {
   const size_t step_bytes = (size_t)step.lane_bytes * t->kernel->lanes;
   const uint64_t plane_bytes = (uint64_t)t->rows * t->columns * t->steps * step_bytes;
   const uint64_t weights = plane_bytes * t->planes * (conv->padded / t->kernel->lanes);
-  const size_t slack = step.code_bytes ? 4 * t->steps : 0;
+  const size_t slack = (size_t)step.channels * step.code_bytes * t->steps;
   const uint64_t width = t->grid.width + 2ull * w->pw;
   const uint64_t row_bytes = width * t->pixel_bytes + slack + 127;
   if (!addressable(weights) || !addressable(row_bytes))
