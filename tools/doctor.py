@@ -17,15 +17,8 @@ from pathlib import Path
 STOCK = ('mmsegmentation', 'mmengine', 'mmcv-lite', 'mmcv')
 FORK = ('onedl-mmsegmentation', 'onedl-mmengine', 'onedl-mmcv')
 ISA_FLAGS = (
-    'avx2',
-    'avx512f',
-    'avx512_vnni',
-    'avx512_vpopcntdq',
-    'amx_int8',
-    'neon',
-    'asimd',
-    'asimddp',
-)
+    'avx2', 'avx512f', 'avx512_vnni', 'avx512_vpopcntdq', 'amx_int8', 'neon', 'asimd', 'asimddp',
+)  # fmt: skip
 # A child process: a broken binary package may kill the interpreter that imports it.
 IMPORT_PROBE = """
 import sys

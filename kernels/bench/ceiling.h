@@ -98,13 +98,10 @@ STEPS_PER_CYCLE(int16_avx2, "avx2", __m256i, _mm256_setzero_si256(), MADD, ADD32
 #endif
 
 #if defined(BFCN_AMX)
-void bfcn_amx_enter(void);
-void bfcn_amx_leave(void);
-
 /* Products of tiles a cycle, on four sums. */
 static double tiles_amx(double ghz) {
   double best = 0;
-  bfcn_amx_enter();
+  bfcn_backend_amx.enter();
   for (int trial = 0; trial < CEILING_TRIALS; trial++) {
     const double start = now();
     for (int loop = 0; loop < CEILING_LOOPS; loop++)
@@ -113,7 +110,7 @@ static double tiles_amx(double ghz) {
     const double rate = 4.0 * CEILING_LOOPS / ((now() - start) * ghz * 1e9);
     if (rate > best) best = rate;
   }
-  bfcn_amx_leave();
+  bfcn_backend_amx.leave();
   return best;
 }
 #endif

@@ -197,7 +197,8 @@ TILE amx_tile(const struct gemm *g, const int p, const size_t channels, const in
   copy_sums(g, (size_t)p * SIDE, sums, sum_bits);
 }
 
-/* Two tiles of pixels at a time; the last one may be alone. */
+/* Two tiles of pixels at a time; the last one may be alone. Codes are multiplied in one pass: there
+ * is no shift, and nothing to accumulate. */
 TILE multiply(const struct gemm *g, const size_t channels, const int sum_bits) {
   struct gemm tile = *g;
   for (int unpack = channels > 4; tile.tiles > 0; unpack = 0) {
