@@ -105,8 +105,8 @@ static inline void unpack_tiles(const struct gemm *g, const uint8_t *w, size_t c
 
 /* Sums of p x 16 pixels x 32 outputs += products with one plane of weights as bytes, or with all
  * of them as bits (channels of a step: 4 or 16), which a block's first pixels unpack. */
-TILE add_products(const struct gemm *g, const int p, const size_t channels, const uint8_t *w,
-                  const int unpack) {
+TILE add_products(const struct gemm *g, int p, const size_t channels, const uint8_t *w,
+                  int unpack) {
   _Alignas(64) uint8_t gathered[2][TILE_BYTES];
   const int bits = channels > 4;
   const size_t tile_bytes = bits ? SIDE * sizeof(uint64_t) * g->planes : TILE_BYTES;
@@ -179,8 +179,7 @@ static inline void copy_sums(const struct gemm *g, size_t pixels, const int32_t 
   }
 }
 
-TILE amx_tile(const struct gemm *g, const int p, const size_t channels, const int unpack,
-              const int sum_bits) {
+TILE amx_tile(const struct gemm *g, int p, const size_t channels, int unpack, const int sum_bits) {
   _Alignas(64) int32_t sums[4 * SIDE * SIDE];
   _tile_zero(0);
   _tile_zero(1);
@@ -202,16 +201,9 @@ TILE amx_tile(const struct gemm *g, const int p, const size_t channels, const in
 TILE multiply(const struct gemm *g, const size_t channels, const int sum_bits) {
   struct gemm tile = *g;
   for (int unpack = channels > 4; tile.tiles > 0; unpack = 0) {
-    if (tile.tiles == 1 && unpack)
-      amx_tile(&tile, 1, channels, 1, sum_bits);
-    else if (tile.tiles == 1)
-      amx_tile(&tile, 1, channels, 0, sum_bits);
-    else if (unpack)
-      amx_tile(&tile, 2, channels, 1, sum_bits);
-    else
-      amx_tile(&tile, 2, channels, 0, sum_bits);
-    if (tile.tiles == 1) break;
-    tile.tiles -= 2;
+    const int p = tile.tiles > 1 ? 2 : 1;
+    amx_tile(&tile, p, channels, unpack, sum_bits);
+    tile.tiles -= (size_t)p;
     tile.pixels += 2 * SIDE;
     tile.sums = (uint8_t *)tile.sums + 2 * SIDE * tile.sum_stride * sum_bits / 8;
   }
