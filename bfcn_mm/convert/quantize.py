@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import copy
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..layers import QuantActivation
+from ..layers import QuantActivation, count_calls, forbid_fused_encoders
 from ..quantizers import ActivationQuantizer, Quantizer
-from .handlers import layer_handler, swap_class
-from .plan import LayerPlan, make_plan
+from .handlers import activation_sign, layer_handler, swap_class
+from .plan import ActivationPlan, LayerPlan, make_plan
 from .spec import FLOAT, QuantSpec
 
 
@@ -20,7 +21,7 @@ def quantize_(model: nn.Module, *, example: Tensor | None = None, **quant: Any) 
     """Convert the model in place to low-bit layers, and return it.
 
     quant: the keys of a config's `quant`: quantize_(model, w=1, a=2). example: an input to probe the
-    model with, for models that are not segmentors or do not take a small (1, 3, H, W) image.
+    model with, for models that do not take an image of the channels of their first convolution.
     Names of parameters and buffers stay; quantizers add some. Raises ValueError on a bad key.
 
     The quantizers start at the target bits; a schedule such as BitWidthDecayHook (a config's
@@ -30,16 +31,24 @@ def quantize_(model: nn.Module, *, example: Tensor | None = None, **quant: Any) 
     return convert_(model, QuantSpec.parse(quant), example)
 
 
-def convert_(model: nn.Module, spec: QuantSpec, example: Tensor | None = None) -> nn.Module:
-    """quantize_ with a checked spec. The model gets two attributes: quant_spec and quant_plan."""
-    plan = make_plan(model, spec, example)
+def convert_(
+    model: nn.Module,
+    spec: QuantSpec,
+    example: Tensor | None = None,
+    config: Mapping | None = None,
+) -> nn.Module:
+    """quantize_ with a checked spec. The model gets two attributes: quant_spec and quant_plan.
+
+    config: the model dict of the mmseg config that the model was built from.
+    """
+    _unshare_activations(model)
+    plan = make_plan(model, spec, example, config)
     modules = dict(model.named_modules())
     for name, layer in plan.layers.items():
         _convert_layer(modules[name], layer, spec)
-    for name, (bits, signed) in plan.activations.items():
-        _convert_activation(modules[name], bits, signed, spec)
-    for module in model.modules():
-        _rewind_children(module)
+    for name, activation in plan.activations.items():
+        _convert_activation(name, modules, activation, spec)
+    forbid_fused_encoders(model)
     model.quant_spec, model.quant_plan = spec, plan
     for _, quantizer in quantizers(model):
         quantizer.allowed = _allowed_bits(quantizer.target, spec)
@@ -56,19 +65,41 @@ def _convert_layer(module: nn.Module, layer: LayerPlan, spec: QuantSpec) -> None
     module.attach(layer.bits.w, own, spec.method, spec.per_channel)
 
 
-def _convert_activation(module: nn.Module, bits: list[int], signed: bool, spec: QuantSpec) -> None:
-    if all(b == FLOAT for b in bits):
+def _convert_activation(
+    name: str, modules: dict[str, nn.Module], plan: ActivationPlan, spec: QuantSpec
+) -> None:
+    if all(b == FLOAT for b in plan.bits):
         return
+    module = modules[name]
     swap_class(module, QuantActivation)
-    module.attach(
-        [None if b == FLOAT else ActivationQuantizer(b, signed, spec.method) for b in bits]
-    )
+    quants = [
+        None if b == FLOAT else ActivationQuantizer(b, plan.signed, spec.method) for b in plan.bits
+    ]
+    module.attach(quants, plan.places, plan.overwrites, name)
+    if len(quants) > 1:
+        count_calls(modules[plan.places.caller], module)
 
 
-def _rewind_children(module: nn.Module) -> None:
-    for child in module.children():
-        if isinstance(child, QuantActivation) and len(child.quants) > 1:
-            module.register_forward_pre_hook(child.rewind)
+def _unshare_activations(model: nn.Module) -> None:
+    """Give each block its own copy of an activation module that several blocks hold.
+
+    It computes the same. A PReLU's copies hold the same parameter, so state dicts stay as they were.
+    """
+    seen: set[int] = set()
+    for parent in list(model.modules()):
+        for key, child in parent._modules.items():
+            if child is None or activation_sign(child) is None:
+                continue
+            if id(child) in seen:
+                parent._modules[key] = _copied(child)
+            seen.add(id(child))
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A module of the same class and settings with the same parameters and buffers."""
+    made = module.__class__.__new__(module.__class__)
+    made.__dict__ = {k: copy.copy(v) if isinstance(v, dict) else v for k, v in vars(module).items()}
+    return made
 
 
 def _allowed_bits(target: int, spec: QuantSpec) -> tuple[int, ...]:
