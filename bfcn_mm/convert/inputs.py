@@ -33,8 +33,8 @@ def image_shapes(model: nn.Module, config: Mapping | None = None) -> list[tuple[
 
     config: the model dict of an mmseg config. Channels: the backbone's in_channels, those of the
     preprocessor's mean, of the first convolution, 3. Sizes: 128, the backbone's img_size, the
-    preprocessor's size, the crop_size of test_cfg, and then 512 and 1024 for networks that pool large
-    windows.
+    preprocessor's size, the crop_size of test_cfg, 512 and 1024 (for networks that pool large windows):
+    after 128 the smallest first.
     """
     config = config or {}
     preprocessor = config.get('data_preprocessor') or {}
@@ -54,7 +54,8 @@ def image_shapes(model: nn.Module, config: Mapping | None = None) -> list[tuple[
         preprocessor.get('size'),
         test_cfg.get('crop_size') if isinstance(test_cfg, Mapping) else None,
     ]
-    sizes = [_SIZES[0], *filter(None, map(_size, own)), *_SIZES[1:]]
+    sizes = [*_SIZES[1:], *filter(None, map(_size, own))]
+    sizes = [_SIZES[0], *sorted(sizes, key=lambda size: size[0] * size[1])]
     counts = [c for c in channels if isinstance(c, int) and c > 0]
     return [(c, *size) for size in dict.fromkeys(sizes) for c in dict.fromkeys(counts)]
 

@@ -19,24 +19,25 @@ class Origin:
     """Where a tensor's values come from.
 
     places: the quantized activations that the values were copied from. on_grid: there are no other
-    values, except 0. nonneg: no value is below 0. image: the values depend on the network's input by a
-    way without weights. layers: the last layers with weights on the ways here. weights: layers whose
-    parameters the values depend on, other than through these layers' own forward. learned: the values
-    depend on parameters alone.
+    values, except 0. nonneg: no value is below 0. image: the values depend on the network's input.
+    weighted: they have passed weights. layers: the last layers with weights on the ways here. borrowed:
+    layers whose parameters the values depend on, other than through these layers' own forward. learned:
+    the values depend on parameters alone.
     """
 
     places: frozenset[Any] = frozenset()
     on_grid: bool = False
     nonneg: bool = False
     image: bool = False
+    weighted: bool = False
     layers: frozenset[str] = frozenset()
-    weights: frozenset[str] = frozenset()
+    borrowed: frozenset[str] = frozenset()
     learned: bool = False
 
     @property
     def feature(self) -> bool:
-        """Whether the values depend on the network's input, as far as that is known."""
-        return self.image or bool(self.layers) or bool(self.places)
+        """Whether the values are more than parameters and constants."""
+        return self.image or self.weighted or bool(self.places)
 
 
 ZERO = Origin(on_grid=True, nonneg=True)
@@ -49,8 +50,9 @@ def joined(origins: list[Origin]) -> Origin:
         bool(origins) and all(o.on_grid for o in origins),
         bool(origins) and all(o.nonneg for o in origins),
         any(o.image for o in origins),
+        any(o.weighted for o in origins),
         frozenset().union(*(o.layers for o in origins)),
-        frozenset().union(*(o.weights for o in origins)),
+        frozenset().union(*(o.borrowed for o in origins)),
         bool(origins) and all(o.learned for o in origins),
     )
 
@@ -60,7 +62,7 @@ def result_origin(name: str, args: tuple, kwargs: dict, origins: list[Origin], o
     name = base_name(name)
     origin = joined(origins)
     if name in _WEIGHTED and any(o.learned for o in origins):
-        origin = replace(origin, image=False, learned=False)
+        origin = replace(origin, weighted=origin.feature)
     picked = _picked(name, args, kwargs, origin)
     if picked is not None:
         return picked if _exact(name, args, kwargs, out) else replace(picked, on_grid=False)

@@ -37,7 +37,7 @@ def settle(activation: str, runs: list[Run]) -> tuple[Places, str]:
     runs = [run for run in runs if activation in run.sites]
     if not runs:
         return Places(0), 'no forward reaches it'
-    callers = sorted({run.caller or '' for run in runs})
+    callers = callers_of(activation, runs)
     if len(callers) > 1:
         names = ' and '.join(name or 'the model' for name in callers[:2])
         return Places(0), f'called by {names}: one module at both cannot tell their maps apart'
@@ -57,6 +57,11 @@ def settle(activation: str, runs: list[Run]) -> tuple[Places, str]:
                 sites[site] = (*known, count)
                 count += 1
     return Places(count, sites, _orders(activation, runs, sites), callers[0]), ''
+
+
+def callers_of(activation: str, runs: list[Run]) -> list[str]:
+    """Names of the modules whose forwards call the activation."""
+    return sorted({run.caller or '' for run in runs if activation in run.sites})
 
 
 def place_of(call: Call, places: Places) -> Place:

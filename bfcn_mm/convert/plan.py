@@ -43,15 +43,19 @@ class ActivationPlan:
 
 @dataclass
 class Plan:
-    """layers, activations: by module name. kept: name -> why in float. first, last: layers that see the
-    input through no weights, layers that make the output. notes: what the probe could not see. shape: of
-    the probe's input."""
+    """What becomes of each module.
+
+    layers, activations: by module name. kept: name -> why in float. first: layers that see the input
+    through no other weights. last: layers that make the output. shared: activations that several modules
+    call. notes: what the probe could not see. shape: of the probe's input.
+    """
 
     layers: dict[str, LayerPlan] = field(default_factory=dict)
     activations: dict[str, ActivationPlan] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
     first: list[str] = field(default_factory=list)
     last: list[str] = field(default_factory=list)
+    shared: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     shape: tuple[int, ...] = ()
 
@@ -76,10 +80,12 @@ def make_plan(
             'quant: the model has no Conv2d, ConvTranspose2d, Linear or attention left'
         )
     seen = probe(model, layers, activations, example, config)
-    plan.shape, plan.notes = seen.shape, seen.notes
+    plan.shape, plan.notes, plan.shared = seen.shape, seen.notes, seen.shared
     plan.kept.update(seen.kept)
     layers = {name: module for name, module in layers.items() if name not in seen.kept}
-    plan.first = [n for n in layers if any(o.image for o in seen.layers[n].inputs)]
+    plan.first = [
+        n for n in layers if any(o.image and not o.weighted for o in seen.layers[n].inputs)
+    ]
     plan.last = [n for n in layers if n in seen.last]
     bits = {name: _bits_of(name, spec, plan) for name in layers}
     stored = _stored_bits(spec, seen, bits)

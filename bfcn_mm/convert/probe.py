@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..layers import Places
 from .inputs import Way, image_shapes, noise, outputs_of, ways_to_evaluate, ways_to_train
 from .origins import Call, Origin, Place
-from .places import place_of, settle
+from .places import callers_of, place_of, settle
 from .recorder import Recorder
 from .undisturbed import undisturbed
 from .watch import LayerReads, Seen, Target, watched
@@ -32,7 +32,8 @@ class Observation:
     layers: by name, in order of execution; those that no forward reached are missing. places: of each
     activation. added: activations that are an operand of an addition. reread: those whose input is used
     again, changed. last: layers that make the output. kept: layers and activations that cannot be
-    quantized -> why. notes: what could not be seen. shape: of the input that was run.
+    quantized -> why. shared: activations that several modules call. notes: what could not be seen.
+    shape: of the input that was run.
     """
 
     layers: dict[str, LayerReads]
@@ -41,6 +42,7 @@ class Observation:
     reread: set[Place]
     last: set[str]
     kept: dict[str, str]
+    shared: list[str]
     notes: list[str]
     shape: tuple[int, ...]
 
@@ -164,6 +166,7 @@ def _merged(target: Target, passes: list[Seen], shape: tuple[int, ...]) -> Obser
         {place(call) for seen in passes for call in seen.recorder.reread},
         passes[0].last | (passes[-1].last & only_trained),
         kept,
+        [name for name in target.activations if len(callers_of(name, runs)) > 1],
         [note for seen in passes for note in seen.notes],
         shape,
     )

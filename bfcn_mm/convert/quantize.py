@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import QuantActivation, count_calls, forbid_fused_encoders
 from ..quantizers import ActivationQuantizer, Quantizer
-from .handlers import activation_sign, layer_handler, swap_class
+from .handlers import layer_handler, swap_class
 from .plan import ActivationPlan, LayerPlan, make_plan
 from .spec import FLOAT, QuantSpec
 
@@ -41,8 +41,9 @@ def convert_(
 
     config: the model dict of the mmseg config that the model was built from.
     """
-    _unshare_activations(model)
     plan = make_plan(model, spec, example, config)
+    if _unshare_activations(model, plan.shared):
+        plan = make_plan(model, spec, example, config)
     modules = dict(model.named_modules())
     for name, layer in plan.layers.items():
         _convert_layer(modules[name], layer, spec)
@@ -80,19 +81,22 @@ def _convert_activation(
         count_calls(modules[plan.places.caller], module)
 
 
-def _unshare_activations(model: nn.Module) -> None:
-    """Give each block its own copy of an activation module that several blocks hold.
+def _unshare_activations(model: nn.Module, names: list[str]) -> bool:
+    """Give each holder of these activation modules a copy of its own; whether there were several.
 
-    It computes the same. A PReLU's copies hold the same parameter, so state dicts stay as they were.
+    Copies compute the same. Those of a PReLU hold the same parameter, so state dicts stay as they were.
     """
+    shared = {id(model.get_submodule(name)) for name in names}
     seen: set[int] = set()
+    copied = False
     for parent in list(model.modules()):
         for key, child in parent._modules.items():
-            if child is None or activation_sign(child) is None:
-                continue
             if id(child) in seen:
                 parent._modules[key] = _copied(child)
-            seen.add(id(child))
+                copied = True
+            elif id(child) in shared:
+                seen.add(id(child))
+    return copied
 
 
 def _copied(module: nn.Module) -> nn.Module:

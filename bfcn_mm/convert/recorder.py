@@ -56,7 +56,7 @@ class Recorder(TorchFunctionMode):
         if isinstance(x, nn.Parameter):
             owners = self._owners.get(id(x), set())
             own = any(self.running[name] for name in owners)
-            return Origin(weights=frozenset(() if own else owners), learned=True)
+            return Origin(borrowed=frozenset(() if own else owners), learned=True)
         origin, version = self._origins.get(id(x), (Origin(), None))
         if version is None or version == version_of(x):
             return origin
@@ -66,7 +66,7 @@ class Recorder(TorchFunctionMode):
         if not isinstance(x, Tensor) or isinstance(x, nn.Parameter):
             return
         if not (x.is_floating_point() or x.is_complex()):
-            origin = Origin(layers=origin.layers)  # a mask, a label: no map
+            origin = Origin(weighted=origin.weighted, layers=origin.layers)  # a mask: no map
         self._see(x)
         self._origins[id(x)] = origin, version_of(x)
 
@@ -123,10 +123,10 @@ class Recorder(TorchFunctionMode):
             self.reread |= self._replaced.get(id(x), set())
         if is_addition(name):
             self.added.update(*(o.places for o in origins if o.on_grid))
-        weights = joined(origins).weights
+        borrowed = joined(origins).borrowed
         number = all(x.numel() == 1 for x in made)  # a term of the loss
-        if weights and (joins or (any(o.feature for o in origins) and not number)):
-            for layer in weights:
+        if borrowed and (joins or (any(o.feature for o in origins) and not number)):
+            for layer in borrowed:
                 self.borrowed.setdefault(
                     layer, f'{name or "a layer"} in {self.where or "the model"}'
                 )

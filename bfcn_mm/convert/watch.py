@@ -137,7 +137,13 @@ class _Watcher:
             out = forward(*args, **kwargs)
             with _unseen():
                 origin = Origin(
-                    frozenset([call]), True, nonneg, given.image, given.layers, given.weights
+                    frozenset([call]),
+                    True,
+                    nonneg,
+                    given.image,
+                    given.weighted,
+                    given.layers,
+                    given.borrowed,
                 )
                 if version_of(x) != version:
                     return recorder.note_in_place(out, origin, call)
@@ -163,7 +169,7 @@ class _Watcher:
                 if self.seen.counting:
                     reads.macs += _macs(module, given[0], out)
                 for leaf in tree_leaves(out):
-                    recorder.note(leaf, Origin(layers=frozenset([name])))
+                    recorder.note(leaf, Origin(weighted=True, layers=frozenset([name])))
             return out
 
         return watched_layer
