@@ -15,7 +15,7 @@ from torch import nn
 Site = tuple[str, int, tuple]
 
 _MODULE = nn.Module.__call__.__code__.co_filename
-_CHECKPOINT = torch.utils.checkpoint.checkpoint.__code__.co_filename
+_CHECKPOINT = torch.utils.checkpoint.CheckpointFunction.backward.__code__.co_filename
 _IN_CHECKPOINT: Site = ('checkpoint', 0, ())
 
 # By id. The code objects are kept, so that no id is used twice.
