@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ..layers.call_site import Site
 
@@ -88,13 +89,18 @@ def takes_no_values(name: str) -> bool:
     return name.startswith('new_') or name.endswith('_like') or name in _NO_VALUES
 
 
-def value_arguments(name: str, args: tuple, kwargs: dict) -> tuple:
-    """The arguments whose values count: x in x.type_as(y), y in x.copy_(y)."""
+def tensors_in(x: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor)]
+
+
+def read_by(name: str, args: tuple, kwargs: dict) -> list[Tensor]:
+    """The tensors whose values count: x in x.type_as(y), y in x.copy_(y), x and y in x[mask] = y."""
     if name in _FIRST_ALONE:
-        return args[:1]
+        return tensors_in(args[:1])
     if name in _OVERWRITES:
-        return args[1:], kwargs
-    return args, kwargs
+        return tensors_in((args[1:], kwargs))
+    found = tensors_in((args, kwargs))
+    return [x for x in found if x.is_floating_point()] if base_name(name) in _WRITE else found
 
 
 _DUNDER = {

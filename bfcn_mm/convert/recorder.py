@@ -10,17 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from .origins import (
     Call,
     Origin,
     is_addition,
     joined,
+    read_by,
     result_origin,
     takes_no_values,
-    value_arguments,
+    tensors_in,
 )
+
+
+# Hand the memory to code that writes unseen.
+_LETS_OUT = {'numpy', '__array__', '__dlpack__', 'data_ptr'}
 
 
 class Recorder(TorchFunctionMode):
@@ -85,8 +89,8 @@ class Recorder(TorchFunctionMode):
         name = getattr(func, '__name__', '')
         if takes_no_values(name):
             return func(*args, **kwargs)
-        given = _tensors((args, kwargs))
-        read = _tensors(value_arguments(name, args, kwargs))
+        given = tensors_in((args, kwargs))
+        read = read_by(name, args, kwargs)
         for x in given:
             self._see(x)
         origins = [self.origin(x) for x in read]
@@ -95,7 +99,10 @@ class Recorder(TorchFunctionMode):
         changed = [
             x for x, version in zip(given, versions, strict=True) if version_of(x) != version
         ]
-        results = _tensors(out)
+        results = tensors_in(out)
+        if name in _LETS_OUT:
+            for x in given:
+                self._overwrite(x, replace(self.origin(x), on_grid=False, nonneg=False))
         if not changed and not results:
             return out
         self._note_uses(name, read, origins, [*results, *changed])
@@ -113,7 +120,7 @@ class Recorder(TorchFunctionMode):
 
     def use(self, tensors: Iterable[Any]) -> None:
         """A module that is no torch function reads these."""
-        tensors = _tensors(list(tensors))
+        tensors = tensors_in(list(tensors))
         self._note_uses('', tensors, [self.origin(x) for x in tensors], tensors, joins=True)
 
     def _note_uses(
@@ -160,13 +167,9 @@ class Recorder(TorchFunctionMode):
 
 def _written(name: str, changed: list[Tensor], args: tuple, kwargs: dict) -> list[Tensor]:
     """Of tensors whose version has changed: what the function wrote. Views of that change with it."""
-    targets = {id(x) for x in _tensors((args[:1], kwargs.get('out'), kwargs.get('input')))}
+    targets = {id(x) for x in tensors_in((args[:1], kwargs.get('out'), kwargs.get('input')))}
     own = [x for x in changed if id(x) in targets]
     return own or changed
-
-
-def _tensors(x: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor)]
 
 
 def version_of(x: Tensor) -> int:

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from ..layers.call_site import call_site, calling_frame
-from .origins import Origin
+from .origins import Origin, tensors_in
 from .places import Run
 from .recorder import Recorder, version_of
 
@@ -158,7 +157,7 @@ class _Watcher:
 
         def watched_layer(*args, **kwargs):
             with _unseen():
-                given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+                given = tensors_in((args, kwargs))
                 recorder.use(given)
                 reads = self.seen.layers.setdefault(name, LayerReads())
                 reads.inputs.extend(recorder.origin(x) for x in _read_by(module, given))
@@ -168,7 +167,7 @@ class _Watcher:
             with _unseen():
                 if self.seen.counting:
                     reads.macs += _macs(module, given[0], out)
-                for leaf in tree_leaves(out):
+                for leaf in tensors_in(out):
                     recorder.note(leaf, Origin(weighted=True, layers=frozenset([name])))
             return out
 

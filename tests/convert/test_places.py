@@ -161,7 +161,7 @@ def test_a_call_that_only_training_makes_takes_no_other_calls_grid():
     maps = [plain.relu(plain.stem(image()))]
     maps += [plain.relu(plain.body(maps[0])), plain.relu(plain.side(maps[0]) * 20)]
     for quant, x in zip(model.relu.quants, maps, strict=True):
-        assert float(quant.step) * 255 == pytest.approx(float(x.max()), rel=0.2)
+        assert float(quant.step) * 255 == pytest.approx(x.max().item(), rel=0.2)
     for mode in (True, False):
         assert correlation(model.train(mode)(image())[0], plain(image())[0]) > 0.999
 
@@ -237,8 +237,8 @@ def test_calls_of_a_loop_have_a_grid_each():
     x = image(2)
     expected = model(x)
     assert torch.equal(model(x), expected)
+    model.loop.convs.append(Broken())
     with pytest.raises(IndexError):
-        model.loop.convs.append(Broken())
         model(x)
     del model.loop.convs[3]
     assert torch.equal(model(x), expected), 'an interrupted forward shifts nothing'
