@@ -112,7 +112,7 @@ def _run(
             with undisturbed(target.model, training), watched(target, seen, identities), recorder:
                 outputs = way.run(x)
                 tensors = outputs_of(next(outputs))
-                recorder.use(tensors)
+                recorder.use(t for t in tensors if t.numel() > 1)  # a loss may hold a penalty
                 seen.last = set().union(*(recorder.origin(t).layers for t in tensors))
                 seen.counting = False
                 _run_on(outputs, way, seen)

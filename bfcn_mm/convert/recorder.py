@@ -22,7 +22,6 @@ from .origins import (
     tensors_in,
 )
 
-
 # Hand the memory to code that writes unseen.
 _LETS_OUT = {'numpy', '__array__', '__dlpack__', 'data_ptr'}
 
