@@ -35,19 +35,16 @@ def settle(activation: str, runs: list[Run]) -> tuple[Places, str]:
     every run has that many; one that does so in some runs only has one for all calls.
     """
     runs = [run for run in runs if activation in run.sites]
-    if not runs:
-        return Places(0), 'no forward reaches it'
-    callers = callers_of(activation, runs)
-    if len(callers) > 1:
-        names = ' and '.join(name or 'the model' for name in callers[:2])
-        return Places(0), f'called by {names}: one module at both cannot tell their maps apart'
     counts: dict[Site, set[int]] = {}
+    callers: dict[Site, set[str]] = {}
     for run in runs:
         for site in run.sites[activation]:
             counts.setdefault(site, set()).add(run.sites[activation].count(site))
+            callers.setdefault(site, set()).add(run.caller or '')
     several = {site: max(c) for site, c in counts.items() if len(c) == 1 and max(c) > 1}
-    if several and any(run.caller is None for run in runs):
-        return Places(0), 'called several times from one line that no forward runs'
+    reason = _refusal(runs, callers, several)
+    if reason:
+        return Places(0), reason
     sites: dict[Site, tuple[int, ...]] = {}
     count = 0
     for run in runs:
@@ -56,12 +53,32 @@ def settle(activation: str, runs: list[Run]) -> tuple[Places, str]:
             if len(known) < several.get(site, 1):
                 sites[site] = (*known, count)
                 count += 1
-    return Places(count, sites, _orders(activation, runs, sites), callers[0]), ''
+    names = set().union(*callers.values())
+    caller = names.pop() if len(names) == 1 else None
+    return Places(count, sites, _orders(activation, runs, sites), caller), ''
 
 
-def callers_of(activation: str, runs: list[Run]) -> list[str]:
-    """Names of the modules whose forwards call the activation."""
-    return sorted({run.caller or '' for run in runs if activation in run.sites})
+def is_shared(activation: str, runs: list[Run]) -> bool:
+    """Whether one line calls it in forwards of several modules."""
+    callers: dict[Site, set[str]] = {}
+    for run in runs:
+        for site in run.sites.get(activation, ()):
+            callers.setdefault(site, set()).add(run.caller or '')
+    return any(len(names) > 1 for names in callers.values())
+
+
+def _refusal(runs: list[Run], callers: dict[Site, set[str]], several: dict[Site, int]) -> str:
+    if not runs:
+        return 'no forward reaches it'
+    for names in callers.values():
+        if len(names) > 1:
+            some = ' and '.join(name or 'the model' for name in sorted(names)[:2])
+            return f'called by {some}: one module at both cannot tell their maps apart'
+    if several and len(set().union(*callers.values())) > 1:
+        return 'called several times from one line, and by other modules as well'
+    if several and any(run.caller is None for run in runs):
+        return 'called several times from one line, while no forward is running'
+    return ''
 
 
 def place_of(call: Call, places: Places) -> Place:

@@ -46,8 +46,8 @@ class Plan:
     """What becomes of each module.
 
     layers, activations: by module name. kept: name -> why in float. first: layers that see the input
-    through no other weights. last: layers that make the output. shared: activations that several modules
-    call. notes: what the probe could not see. shape: of the probe's input.
+    through no other weights. last: layers that make the output. shared: activations that one line calls
+    in several modules. notes: what the probe could not see. shape: of the probe's input.
     """
 
     layers: dict[str, LayerPlan] = field(default_factory=dict)
@@ -81,7 +81,8 @@ def make_plan(
         )
     seen = probe(model, layers, activations, example, config)
     plan.shape, plan.notes, plan.shared = seen.shape, seen.notes, seen.shared
-    plan.kept.update(seen.kept)
+    kept = plan.kept | seen.kept
+    plan.kept = {name: kept[name] for name, _ in model.named_modules() if name in kept}
     layers = {name: module for name, module in layers.items() if name not in seen.kept}
     plan.first = [
         n for n in layers if any(o.image and not o.weighted for o in seen.layers[n].inputs)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..layers import Places
 from .inputs import Way, image_shapes, noise, outputs_of, ways_to_evaluate, ways_to_train
 from .origins import Call, Origin, Place
-from .places import callers_of, place_of, settle
+from .places import is_shared, place_of, settle
 from .recorder import Recorder
 from .undisturbed import undisturbed
 from .watch import LayerReads, Seen, Target, watched
@@ -32,8 +32,8 @@ class Observation:
     layers: by name, in order of execution; those that no forward reached are missing. places: of each
     activation. added: activations that are an operand of an addition. reread: those whose input is used
     again, changed. last: layers that make the output. kept: layers and activations that cannot be
-    quantized -> why. shared: activations that several modules call. notes: what could not be seen.
-    shape: of the input that was run.
+    quantized -> why. shared: activations that one line calls in several modules. notes: what could not
+    be seen. shape: of the input that was run.
     """
 
     layers: dict[str, LayerReads]
@@ -151,7 +151,7 @@ def _merged(target: Target, passes: list[Seen], shape: tuple[int, ...]) -> Obser
     layers = _reads(passes)
     for reads in layers.values():
         reads.inputs = [replace(o, places=frozenset(map(place, o.places))) for o in reads.inputs]
-    for name in sorted(target.layers, key=list(target.modules).index):
+    for name in target.layers:
         users = [seen.recorder.borrowed[name] for seen in passes if name in seen.recorder.borrowed]
         if users:
             kept[name] = f'its weights are read by {users[0]}, not through its own forward'
@@ -166,7 +166,7 @@ def _merged(target: Target, passes: list[Seen], shape: tuple[int, ...]) -> Obser
         {place(call) for seen in passes for call in seen.recorder.reread},
         passes[0].last | (passes[-1].last & only_trained),
         kept,
-        [name for name in target.activations if len(callers_of(name, runs)) > 1],
+        [name for name in target.activations if is_shared(name, runs)],
         [note for seen in passes for note in seen.notes],
         shape,
     )

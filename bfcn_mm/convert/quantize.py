@@ -77,7 +77,7 @@ def _convert_activation(
         None if b == FLOAT else ActivationQuantizer(b, plan.signed, spec.method) for b in plan.bits
     ]
     module.attach(quants, plan.places, plan.overwrites, name)
-    if len(quants) > 1:
+    if len(quants) > 1 and plan.places.caller is not None:
         count_calls(modules[plan.places.caller], module)
 
 

@@ -27,13 +27,13 @@ class Places:
     count: quantizers. sites: line of code that calls the module -> indices of its calls in one forward
     of the caller; one index serves all calls from there. orders: mode of the module (training or not) ->
     indices in the order of execution, for torch.compile; a mode is missing where the order varies.
-    caller: name of the module whose forward makes the calls.
+    caller: name of the module whose forward makes all calls, if it is one.
     """
 
     count: int = 1
     sites: dict[Site, tuple[int, ...]] = field(default_factory=dict)
     orders: dict[bool, tuple[int, ...]] = field(default_factory=dict)
-    caller: str = ''
+    caller: str | None = None
 
 
 class QuantActivation:
