@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from ..quantizers import METHODS
+from ..quantizers import METHODS, Calibration
+from ..quantizers.calibration import LEAST_ERROR, RULES
 
 FLOAT = 32
 
@@ -188,6 +189,26 @@ class Distill:
             raise ValueError('quant.distill: weight and features are both 0, nothing is learned')
 
 
+def _parse_calibration(given: Any) -> Calibration:
+    """A number of batches, or a dict with keys of Calibration."""
+    if isinstance(given, Calibration):
+        return given
+    if not isinstance(given, Mapping):
+        _check_count('quant.calibrate', given, 1)
+        return Calibration(given)
+    _reject_unknown('quant.calibrate', given, [f.name for f in fields(Calibration)])
+    parsed = Calibration(**given)
+    _check_count('quant.calibrate.batches', parsed.batches, 1)
+    if parsed.rule not in RULES:
+        raise ValueError(
+            f'quant.calibrate.rule must be one of {", ".join(RULES)}, got {parsed.rule!r}'
+        )
+    share = parsed.percentile
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 50 < share <= 100:
+        raise ValueError(f'quant.calibrate.percentile must be in (50, 100], got {share!r}')
+    return parsed
+
+
 @dataclass(frozen=True)
 class QuantSpec:
     """The `quant` key, checked. Only w and a are required; see docs/quant.md for each key."""
@@ -199,7 +220,7 @@ class QuantSpec:
     method: str = 'lsq'
     per_channel: bool = True
     residual: int | None = None
-    calibrate: int = 32
+    calibrate: Calibration = LEAST_ERROR
     overrides: tuple[tuple[str, Bits], ...] = ()
     skip: tuple[str, ...] = ()
     decay: Decay | None = None
@@ -222,6 +243,8 @@ class QuantSpec:
                 values[key] = Bits.parse(f'quant.{key}', values[key])
         values['overrides'] = cls._parse_overrides(values.get('overrides') or {})
         values['skip'] = cls._parse_skip(values.get('skip') or ())
+        if 'calibrate' in values:
+            values['calibrate'] = _parse_calibration(values['calibrate'])
         if values.get('decay') is not None:
             values['decay'] = Decay.parse(values['decay'])
         if values.get('distill') is not None:
@@ -262,7 +285,6 @@ class QuantSpec:
                 raise ValueError(
                     f'quant.residual must be at least quant.a = {self.a}, got {self.residual}'
                 )
-        _check_count('quant.calibrate', self.calibrate, 1)
         self.caps()
 
     def caps(self) -> tuple[int, ...]:

@@ -47,11 +47,11 @@ class CalibrationHook(Hook):
             return
         start = time.perf_counter()
         model.train()
-        batches = islice(_batches(runner.train_dataloader, runner.seed), spec.calibrate)
+        batches = islice(_batches(runner.train_dataloader, runner.seed), spec.calibrate.batches)
         with runner.optim_wrapper.optim_context(runner.model):
             calibrate(model, batches, lambda batch: _losses(model, batch))
         runner.logger.info(
-            f'calibrated {waiting} activations on {spec.calibrate} batches in '
+            f'calibrated {waiting} activations on {spec.calibrate.batches} batches in '
             f'{time.perf_counter() - start:.1f} s'
         )
 

@@ -172,7 +172,7 @@ class ImageInput:
 
 def grid_of(quantizer: ActivationQuantizer) -> tuple[int, int, float]:
     """(bits, zero point, step) as its forward uses them."""
-    return quantizer.bits, quantizer.zero_point, float(quantizer.step.detach().clamp(min=1e-6))
+    return quantizer.bits, quantizer.zero_point, float(quantizer.step.detach())
 
 
 def _label(signal, quantizer: str) -> str:

@@ -22,6 +22,7 @@ class QuantizedLayer:
     weight_quant: WeightQuantizer | None
     input_quant: ActivationQuantizer | None
     output_axis = 0
+    quantized_weights = {'weight_quant': 'weight'}  # quantizer -> the weight that it rounds
 
     def quantized_weight(self) -> Tensor:
         return self.weight if self.weight_quant is None else self.weight_quant(self.weight)
@@ -39,6 +40,29 @@ class QuantizedLayer:
                 w, tuple(self.weight.shape), self.output_axis, per_channel
             ).to(self.weight.device)
         self.input_quant = input_quant
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        """Load the layer's own tensors; its quantizers, which load next, learn whether weights came."""
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        for name, weight in self.quantized_weights.items():
+            quantizer = getattr(self, name)
+            if quantizer is not None:
+                quantizer.expect(self._comes(weight, state_dict, prefix))
+
+    def _comes(self, weight: str, state_dict: dict, prefix: str) -> bool:
+        """Whether all tensors that the weight is computed from are in the file, in their shapes.
+
+        A weight under weight_norm or a parametrization is computed from weight_g and weight_v, or from
+        parametrizations.weight.*.
+        """
+        starts = weight, f'parametrizations.{weight}.'
+        own = {
+            name: tensor
+            for name, tensor in self.named_parameters()
+            if name.startswith(starts) and not name.startswith(tuple(self.quantized_weights))
+        }
+        given = [(state_dict.get(prefix + name), tensor) for name, tensor in own.items()]
+        return all(g is not None and g.shape == mine.shape for g, mine in given)
 
 
 _derived: dict[tuple[type, type], type] = {}
