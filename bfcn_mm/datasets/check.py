@@ -103,23 +103,23 @@ def install() -> None:
     mmengine stops in numpy ("need at least one array to concatenate"), or, with serialize_data=False and
     an infinite sampler, waits for ever.
     """
-    stock = BaseDataset.full_init
-    if hasattr(stock, '_refuses_empty'):
+    if hasattr(BaseDataset.full_init, '__wrapped__'):
         return
+    full_init, serialize = BaseDataset.full_init, BaseDataset._serialize_data
 
-    @functools.wraps(stock)
-    def full_init(self: BaseDataset) -> None:
-        try:
-            stock(self)
-        except ValueError as error:
-            if self.data_list:
-                raise
-            raise FileNotFoundError(_why_empty(self)) from error
+    @functools.wraps(full_init)
+    def checked_init(self: BaseDataset) -> None:
+        full_init(self)
         if not len(self):
             raise FileNotFoundError(_why_empty(self))
 
-    full_init._refuses_empty = True
-    BaseDataset.full_init = full_init
+    @functools.wraps(serialize)
+    def checked_serialize(self: BaseDataset) -> tuple[np.ndarray, np.ndarray]:
+        if not self.data_list:
+            raise FileNotFoundError(_why_empty(self))
+        return serialize(self)
+
+    BaseDataset.full_init, BaseDataset._serialize_data = checked_init, checked_serialize
 
 
 def _why_empty(dataset: BaseDataset) -> str:
