@@ -6,6 +6,7 @@ import argparse
 import os
 import runpy
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ import mmseg  # noqa: E402
 from mmengine.config import Config, DictAction  # noqa: E402
 
 from bfcn_mm.datasets import check_data  # noqa: E402
+
+SELF_EXPLAINING = (ValueError, OSError, RuntimeError, MemoryError, ImportError, SyntaxError)
 
 
 def main(script: str, *splits: str) -> None:
@@ -33,18 +36,22 @@ def main(script: str, *splits: str) -> None:
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """An error that the user can mend becomes one line on stderr and exit status 1.
+    """An error becomes one line on stderr and exit status 1.
 
-    With BFCN_TRACEBACK=1 it is raised as it is. Ctrl-C ends with status 130.
+    Errors whose text seldom tells what they are about also name the line of code. With
+    BFCN_TRACEBACK=1 an error is raised as it is. Ctrl-C ends with status 130.
     """
     try:
         yield
     except KeyboardInterrupt:
         sys.exit(130)
-    except (ValueError, OSError, RuntimeError, KeyError, MemoryError) as error:
+    except Exception as error:
         if os.environ.get('BFCN_TRACEBACK') == '1':
             raise
         text = ' '.join(str(error).split())
+        if not isinstance(error, SELF_EXPLAINING) or not text:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            text = f'{text} [{Path(place.filename).name}, line {place.lineno}]'.lstrip()
         sys.exit(f'{type(error).__name__}: {text} (BFCN_TRACEBACK=1 shows where)')
 
 

@@ -9,10 +9,14 @@ from _mmseg import main
 
 
 def packed_options(arguments: list[str]) -> list[str]:
-    """The command line with the config's model replaced, if a packed file stands for the checkpoint."""
+    """The command line with the config's model replaced, if a packed file stands for the checkpoint.
+
+    Options of `quant` are left out: a packed file has the bits that it has.
+    """
     file = next((a for a in arguments if a.endswith('.gguf') and '=' not in a), None)
     if file is None:
         return arguments
+    arguments = [a for a in arguments if not a.startswith(('quant.', 'quant='))]
     options = [
         'quant=None',
         'model._delete_=True',

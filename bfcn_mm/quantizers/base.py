@@ -54,6 +54,7 @@ class Quantizer(nn.Module):
         self.register_buffer('_bits', torch.tensor(bits, dtype=torch.int32))
         self.register_buffer('_initialized', torch.tensor(False))
         self._now = (bits, False)
+        self.placements = 0  # how often the grid was placed in this process
 
     @property
     def bits(self) -> int:
@@ -84,6 +85,7 @@ class Quantizer(nn.Module):
         self._bits.fill_(bits)
         self._initialized.fill_(initialized)
         self._now = (bits, initialized)
+        self.placements += initialized
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, *args) -> None:
         if prefix + '_bits' not in state_dict:
