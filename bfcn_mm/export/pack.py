@@ -9,6 +9,7 @@ from torch import nn
 
 from bfcn_kernels import Graph, Metadata, Model
 
+from .agreement import check_sizes
 from .capture import capture
 from .emit import ImageInput, Origin
 from .lower import lower
@@ -34,9 +35,11 @@ def pack(
     Write it with `bfcn_kernels.write(path, packed.model)`. Raises ExportError for what cannot be packed,
     GraphError where the result breaks a rule of docs/format.md.
     """
-    emitted = lower(capture(segmentor), segmentor)
+    captured = capture(segmentor)
+    emitted = lower(captured, segmentor)
     graph = Graph(tuple(emitted.ops))
     graph.validate()
+    check_sizes(captured, graph, emitted.origins)
     image, spec = ImageInput(segmentor.data_preprocessor), getattr(segmentor, 'quant_spec', None)
     metadata = Metadata(
         name=name,
