@@ -233,6 +233,8 @@ def _batch_norm(net: _Lowering, node: fx.Node) -> Linear:
     x, (weight, bias, mean, var) = net.arg(node, 0), (net.array(node, i) for i in range(1, 5))
     if node.args[5]:
         raise net.error(node, 'uses statistics of the batch: call model.eval() first')
+    if not (var + node.args[7] > 0).all():
+        raise net.error(node, f'divides by 0: running_var + eps is {(var + node.args[7]).min()}')
     scale = (1 if weight is None else weight) / np.sqrt(var + node.args[7])
     return _addend(net, node, x).affine(scale, (0 if bias is None else bias) - mean * scale)
 

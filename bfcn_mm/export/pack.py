@@ -12,6 +12,7 @@ from bfcn_kernels import Graph, Metadata, Model
 from .agreement import check_sizes
 from .capture import capture
 from .emit import ImageInput, Origin
+from .finite import check_finite
 from .lower import lower
 
 
@@ -36,6 +37,7 @@ def pack(
     GraphError where the result breaks a rule of docs/format.md.
     """
     captured = capture(segmentor)
+    check_finite(captured, segmentor)
     emitted = lower(captured, segmentor)
     graph = Graph(tuple(emitted.ops))
     graph.validate()
