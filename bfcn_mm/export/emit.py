@@ -168,8 +168,8 @@ class ImageInput:
     """Mean, standard deviation and channel order of a SegDataPreProcessor."""
 
     def __init__(self, preprocessor) -> None:
-        self.mean = getattr(preprocessor, 'mean', None)
-        self.std = getattr(preprocessor, 'std', None)
+        self.mean = _by_channel(preprocessor, 'mean')
+        self.std = _by_channel(preprocessor, 'std')
         names = ('channel_conversion', '_channel_conversion')  # mmseg 1.2, its fork
         swaps = any(getattr(preprocessor, name, False) for name in names)
         self.order = (0, 1, 2) if swaps else (2, 1, 0)  # images are loaded as BGR
@@ -177,9 +177,12 @@ class ImageInput:
     def tables(self, quantizer: ActivationQuantizer) -> np.ndarray:
         """uint8 (3, 256): the code of each pixel value, by the preprocessor's float32 arithmetic."""
         values = torch.arange(256, dtype=torch.float32).view(1, 1, 256).expand(3, 1, 256)
-        if self.mean is not None:
-            values = (values - self.mean.cpu()) / self.std.cpu()
-        return quantizer.codes(values.to(quantizer.step.device)).cpu().numpy()[:, 0]
+        values = self.floats(values).to(quantizer.step.device)
+        return quantizer.codes(values).cpu().numpy()[:, 0]
+
+    def floats(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What the network reads for float32 pixels (3, h, w) in its order of channels."""
+        return pixels if self.mean is None else (pixels - self.mean) / self.std
 
     def rgb(self, name: str) -> tuple[float, ...]:
         """'mean' or 'std' as R, G, B; () where images are not normalized."""
@@ -188,6 +191,18 @@ class ImageInput:
             return ()
         flat = values.flatten().tolist()
         return tuple(flat[self.order.index(channel)] for channel in range(3))
+
+
+def _by_channel(preprocessor, name: str) -> torch.Tensor | None:
+    """'mean' or 'std', (3, 1, 1) on the CPU; one number stands for three."""
+    values = getattr(preprocessor, name, None)
+    if values is None:
+        return None
+    if values.numel() not in (1, 3):
+        raise ExportError(
+            f'data_preprocessor.{name} has {values.numel()} numbers: a packed model takes RGB images'
+        )
+    return values.detach().cpu().reshape(-1, 1, 1).expand(3, 1, 1)
 
 
 def grid_of(quantizer: ActivationQuantizer) -> tuple[int, int, float]:

@@ -14,6 +14,7 @@ from .capture import capture
 from .emit import ImageInput, Origin
 from .finite import check_finite
 from .lower import lower
+from .test_time import check_segmentor
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ def pack(
     Write it with `bfcn_kernels.write(path, packed.model)`. Raises ExportError for what cannot be packed,
     GraphError where the result breaks a rule of docs/format.md.
     """
+    check_segmentor(segmentor)
     captured = capture(segmentor)
     check_finite(captured, segmentor)
     emitted = lower(captured, segmentor)
