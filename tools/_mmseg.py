@@ -30,7 +30,7 @@ def main(script: str, *splits: str) -> None:
     path = Path(mmseg.__file__).parent / '.mim' / 'tools' / script
     with errors_in_one_line():
         if not {'-h', '--help'} & set(sys.argv):
-            check_data(_config(), splits)
+            check_data(given_config(), splits)
         runpy.run_path(str(path), run_name='__main__')
 
 
@@ -55,8 +55,8 @@ def errors_in_one_line() -> Iterator[None]:
         sys.exit(f'{type(error).__name__}: {text} (BFCN_TRACEBACK=1 shows where)')
 
 
-def _config() -> Config:
-    """The config as the script will see it; what else is on the command line is the script's."""
+def given_config() -> Config:
+    """The config on the command line, with its --cfg-options; what else is there is the script's."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument('config')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)

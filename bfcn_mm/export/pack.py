@@ -12,9 +12,12 @@ from torch import nn
 from bfcn_kernels import Graph, Metadata, Model
 
 from ..quantizers import ActivationQuantizer, Quantizer, WeightQuantizer
+from .agreement import check_sizes
 from .capture import capture
 from .emit import ImageInput, Origin
+from .finite import check_finite
 from .lower import lower
+from .test_time import check_segmentor
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,13 @@ def pack(
     Raises ExportError for what cannot be packed, GraphError where the result breaks a rule of
     docs/format.md.
     """
-    emitted = lower(capture(segmentor), segmentor)
+    check_segmentor(segmentor)
+    captured = capture(segmentor)
+    check_finite(captured, segmentor)
+    emitted = lower(captured, segmentor)
     graph = Graph(tuple(emitted.ops))
     graph.validate()
+    check_sizes(captured, graph, emitted.origins)
     image = ImageInput(segmentor.data_preprocessor)
     weight_bits, activation_bits = _bits_in_force(segmentor)
     metadata = Metadata(

@@ -30,7 +30,7 @@ class PackedSegmentor(BaseSegmentor):
         train_cfg, pretrained: set by mmseg.apis.init_model, and without effect.
 
     Raises ValueError for an unknown engine, for one_bit with another than 'triton', and for a test_cfg
-    with padding or other than whole images; OSError, FileError or GraphError for a bad file; and what
+    with padding or windows that slide; OSError, FileError or GraphError for a bad file; and what
     an engine says that cannot start.
     """
 
@@ -45,12 +45,9 @@ class PackedSegmentor(BaseSegmentor):
         train_cfg: dict | None = None,
         pretrained: str | None = None,
     ) -> None:
-        if test_cfg is not None and test_cfg.get('mode', 'whole') != 'whole':
-            raise ValueError(f"test_cfg.mode must be 'whole', got {test_cfg['mode']!r}")
-        if padding := (data_preprocessor or {}).get('test_cfg'):
-            raise ValueError(
-                f'a packed model takes images without padding, got test_cfg={padding!r}'
-            )
+        from ..export.test_time import check_settings
+
+        check_settings(test_cfg, data_preprocessor or {})
         super().__init__(data_preprocessor=dict(type='SegDataPreProcessor', bgr_to_rgb=True))
         self.file, self.engine = _resolve(file), _load(file, engine, threads, one_bit)
         self.mode, self.out_channels, metadata = _describe(self.file)
@@ -92,7 +89,7 @@ class PackedSegmentor(BaseSegmentor):
 
 def load_from_packed(filename: str, map_location: object = None) -> dict:
     """What a packed file is as a checkpoint: no weights, and the data set's meta."""
-    *_, metadata = _describe(filename)
+    _, _, metadata = _describe(filename)
     meta = dict(classes=metadata.classes, palette=metadata.palette)
     return dict(state_dict={}, meta=dict(dataset_meta=meta))
 
@@ -118,8 +115,7 @@ def _load(file: str, engine: str, threads: int, one_bit: bool) -> object:
 
 
 def _describe(file: str) -> tuple[str, int, object]:
-    """(how scores are resized to the image, their channels, metadata). Raises ValueError if there is no
-    argmax."""
+    """(how scores are resized to the image, classes, metadata). ValueError if there is no argmax."""
     from bfcn_kernels import ops, read
 
     model = read(file)

@@ -1,5 +1,6 @@
 """Packed model files: GGUF v3, written by the `gguf` package, read here without any trust."""
 
+import math
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -47,11 +48,17 @@ class Model:
 
 
 def write(path: str | Path, model: Model, store_thresholds: bool = False) -> None:
-    """Write a model. Raises GraphError for an invalid graph; needs the `gguf` package."""
+    """Write a model; needs the `gguf` package.
+
+    Raises GraphError for an invalid graph, FileError for a mean or std that is not finite.
+    """
     try:
         import gguf
     except ImportError as err:
         raise RuntimeError('writing a model needs the gguf package: pip install gguf') from err
+    for key in ('mean', 'std'):
+        if not all(map(math.isfinite, getattr(model.metadata, key))):
+            raise FileError(f'bfcn.{key} must be finite, got {getattr(model.metadata, key)}')
     words, tensors = encode(model.graph)
     if store_thresholds:
         tensors |= {name: _thresholds(*rest) for name, *rest in _thresholded(model.graph)}

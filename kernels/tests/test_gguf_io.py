@@ -1,6 +1,7 @@
 """Files: written and read back, shown by gguf's own reader, and refused by name when damaged."""
 
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from bfcn_kernels.builder import random_image
 from bfcn_kernels.fast import bit_conv_accumulate
 from bfcn_kernels.gguf_container import FileError
 from bfcn_kernels.gguf_io import Metadata, Model, parse, read, write
+from bfcn_kernels.graph import Graph
 from bfcn_kernels.nets import resnet_bfcn, toy
 from bfcn_kernels.reference import run
 from bfcn_kernels.testing import random_graph
@@ -257,6 +259,25 @@ def test_unknown_keys_and_tensors_are_skipped(tmp_path, small_file, monkeypatch)
 def test_a_palette_has_one_colour_per_class():
     with pytest.raises(FileError, match='one colour per class, got 1 for 2 classes'):
         Metadata(classes=('a', 'b'), palette=((1, 2, 3),))
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_nothing_that_is_not_finite_is_written(tmp_path, value):
+    path = tmp_path / 'm.gguf'
+    with pytest.raises(FileError, match='std must be finite, got'):
+        write(path, Model(toy(), replace(METADATA, std=(1.0, value, 1.0))))
+    graph = toy()
+    for op in graph.ops:
+        for field in ('A', 'B', 'bias'):
+            if not isinstance(getattr(op, field, None), (float, np.ndarray)):
+                continue
+            bad = getattr(op, field) * np.float32(0) + np.float32(value)
+            others = [replace(o, **{field: bad}) if o is op else o for o in graph.ops]
+            with pytest.raises(
+                GraphError, match=f"layer '{op.name}': (a resize of scores|A|B) must"
+            ):
+                write(path, Model(Graph(tuple(others))))
+    assert not path.exists()
 
 
 def test_writing_an_invalid_graph_leaves_no_file(tmp_path):
