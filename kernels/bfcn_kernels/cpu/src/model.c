@@ -1,9 +1,11 @@
 #include "graph.h"
 #include "status.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 struct block {
   struct block *next;
@@ -131,9 +133,16 @@ bfcn_status bfcn_model_load_memory(const void *data, size_t size, bfcn_model **m
   return status;
 }
 
+/* A folder has no bytes, and a pipe no length: neither is opened. */
 static bfcn_status read_file(const char *path, void **bytes, size_t *size) {
+  struct stat about;
+  if (stat(path, &about))
+    return bfcn_fail(BFCN_ERROR_FILE, "cannot open '%s': %s", path, strerror(errno));
+  if (!S_ISREG(about.st_mode))
+    return bfcn_fail(BFCN_ERROR_FILE, "'%s' is not a regular file", path);
+  if (!about.st_size) return bfcn_fail(BFCN_ERROR_FILE, "'%s' is empty", path);
   FILE *file = fopen(path, "rb");
-  if (!file) return bfcn_fail(BFCN_ERROR_FILE, "cannot open '%s'", path);
+  if (!file) return bfcn_fail(BFCN_ERROR_FILE, "cannot open '%s': %s", path, strerror(errno));
   long length = -1;
   if (!fseek(file, 0, SEEK_END)) length = ftell(file);
   if (length < 0 || fseek(file, 0, SEEK_SET)) {
