@@ -1,7 +1,5 @@
 """The C runtime equals the numpy oracle, bit for bit, on every value of many graphs."""
 
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import pytest
 
 from bfcn_kernels import FileError, GraphError, Model, load, write
 from bfcn_kernels.builder import Builder, random_image
-from bfcn_kernels.cpu import Engine, build, isas
+from bfcn_kernels.cpu import Engine, isas
 from bfcn_kernels.gguf_container import parse_container
 from bfcn_kernels.gguf_io import Metadata
 from bfcn_kernels.nets import resnet_bfcn, toy
@@ -255,33 +253,3 @@ def test_weight_bytes_are_those_of_the_session(toy_file):
         for term in getattr(op, 'terms', ())
     )
     assert 0 < engine.weight_bytes(24, 36) < 64 * weights
-
-
-def test_no_compiler_is_a_clear_error(monkeypatch):
-    monkeypatch.setenv('CC', 'no-such-compiler')
-    with pytest.raises(RuntimeError, match=r'no C compiler found .*set CC'):
-        build.library()
-
-
-def test_a_cache_that_cannot_be_written_is_a_clear_error(monkeypatch, tmp_path):
-    (tmp_path / 'file').touch()
-    monkeypatch.setenv('BFCN_CACHE', str(tmp_path / 'file' / 'cache'))
-    with pytest.raises(RuntimeError, match=r'cannot keep the C runtime in .*set BFCN_CACHE'):
-        build.library()
-
-
-def test_concurrent_first_builds(monkeypatch, tmp_path):
-    """Two processes build into one empty cache; both get the one library."""
-    code = 'from bfcn_kernels.cpu import build; print(build.library())'
-    environment = {
-        'BFCN_CACHE': str(tmp_path), 'BFCN_CFLAGS': '-O0', 'PATH': '/usr/bin:/bin:/usr/local/bin',
-        'PYTHONPATH': str(Path(build.__file__).parents[2]),
-    }  # fmt: skip
-    run = [sys.executable, '-c', code]
-    started = [
-        subprocess.Popen(run, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    paths = {process.communicate()[0].strip() for process in started}
-    assert [process.returncode for process in started] == [0, 0]
-    assert len(paths) == 1
-    assert [path.suffix for path in tmp_path.iterdir()] == ['.so']

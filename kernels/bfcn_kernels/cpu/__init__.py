@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bfcn_kernels.cpu.build import library
+from bfcn_kernels.cpu.build import open_library
 from bfcn_kernels.gguf_io import FileError
 from bfcn_kernels.values import GraphError
 
@@ -48,7 +48,7 @@ class OpInfo(ctypes.Structure):
 @cache
 def load_library() -> ctypes.CDLL:
     """The runtime, built if need be, with its prototypes declared."""
-    lib = ctypes.CDLL(str(library()))
+    lib = open_library()
     void, size, text = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
     prototypes = {
         'bfcn_error': (text, []),
