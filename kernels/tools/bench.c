@@ -105,12 +105,14 @@ static void report(const bfcn_session *session, const struct settings *s, const 
              o.width, o.channels, best[i] * 1e6, o.macs ? (double)o.macs / best[i] * 1e-9 : 0.0);
   }
   const double median = seconds[s->runs / 2];
+  const unsigned cores = bfcn_cores(), wanted = s->options.threads;
+  const unsigned threads = wanted < cores ? wanted : cores;
   printf(
       "%s%u x %u, %u threads, %s: median %.3f ms, %.3f to %.3f of %u runs; %.2f GMAC, %.0f GMAC/s; "
       "activations %.2f MB, weights %.2f MB\n",
-      s->csv ? "# " : "", s->height, s->width, s->options.threads, bfcn_isas(), median * 1e3,
-      seconds[0] * 1e3, seconds[s->runs - 1] * 1e3, s->runs, (double)macs * 1e-9,
-      (double)macs / median * 1e-9, (double)bfcn_session_peak_bytes(session) * 1e-6,
+      s->csv ? "# " : "", s->height, s->width, threads, bfcn_isas(), median * 1e3, seconds[0] * 1e3,
+      seconds[s->runs - 1] * 1e3, s->runs, (double)macs * 1e-9, (double)macs / median * 1e-9,
+      (double)bfcn_session_peak_bytes(session) * 1e-6,
       (double)bfcn_session_weight_bytes(session) * 1e-6);
 }
 

@@ -62,7 +62,7 @@ BFCN_API const char *bfcn_model_class_name(const bfcn_model *model, size_t index
 BFCN_API const uint8_t *bfcn_model_palette(const bfcn_model *model); /* classes x (r, g, b) */
 
 typedef struct {
-  unsigned threads;   /* 1..64; 0 means 1 */
+  unsigned threads;   /* 1..64; 0 means 1; no more than bfcn_cores() run */
   const char *isa;    /* of bfcn_isas(): the most to use; NULL: all the CPU has */
   const char *kernel; /* a kernel of kernels.inc that every layer it can serve must use; or NULL */
   int keep_values;    /* keep every value for bfcn_session_read: several times the memory */
@@ -107,6 +107,11 @@ BFCN_API const float *bfcn_session_logits(const bfcn_session *session, unsigned 
  * width x channels order. size is the room in bytes. Needs keep_values, except for the last op. */
 BFCN_API bfcn_status bfcn_session_read(const bfcn_session *session, size_t index, void *out,
                                        size_t size);
+
+/* Cores that this process may use: by its CPU affinity and the CPU limits of its control groups, a
+ * fraction rounded up; or the environment's BFCN_CORES. A session has no more threads than there
+ * are when it is created, since threads that share a core wait for each other. */
+BFCN_API unsigned bfcn_cores(void);
 
 /* Names of the instruction sets that this build and this CPU have, best first, space separated:
  * avx512, avx2; i8mm, dotprod, neon; portable. */

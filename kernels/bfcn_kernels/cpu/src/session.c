@@ -68,6 +68,8 @@ static bfcn_status create(struct bfcn_session *s, unsigned height, unsigned widt
   if (options && options->max_bytes) s->max_bytes = options->max_bytes;
   if (s->threads > MAX_THREADS)
     return bfcn_fail(BFCN_ERROR_ARGUMENT, "threads must be 1..%d, got %u", MAX_THREADS, s->threads);
+  const unsigned cores = bfcn_cores();
+  if (s->threads > cores) s->threads = cores;
   TRY(choose_isa(s, options ? options->isa : NULL));
   TRY(choose_kernel(s, options ? options->kernel : NULL));
   s->grids = calloc(values, sizeof *s->grids);
