@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from bfcn_kernels import fast, gguf_io, reference, zoo
+from bfcn_kernels.lifecycle import Closable
 from bfcn_kernels.ops import op_name
 
 _MODULES = {'cpu': 'bfcn_kernels.cpu', 'triton': 'bfcn_kernels.triton'}
@@ -26,6 +27,10 @@ class Engine(Protocol):
     def trace(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """Every value by op name: codes and labels uint8, scores float32, (h, w, channels)."""
 
+    def close(self) -> None:
+        """Free the model; so does the end of `with load(...) as engine:`. Engines can be copied and
+        pickled; a copy is an engine of its own."""
+
 
 def load(
     path: str | Path, engine: str = 'numpy', threads: int = 1, one_bit: bool = False
@@ -34,7 +39,7 @@ def load(
 
     path: of a file, or a name of the zoo: load('bfcn_r18_camvid_1w2a'). one_bit: with 'triton', layers of
     few bits run on one-bit tensor cores. Raises ValueError for an unknown engine, thread count or name,
-    FileError or GraphError for a bad file.
+    FileError for a file that is missing or is no packed model, GraphError for a bad graph in it.
     """
     if engine not in ('numpy', *_MODULES):
         raise ValueError(f"engine must be 'numpy', 'cpu' or 'triton', got {engine!r}")
@@ -49,7 +54,7 @@ def load(
     return import_module(_MODULES[engine]).Engine(path, threads=threads, **options)
 
 
-class NumpyEngine:
+class NumpyEngine(Closable):
     """The oracle as an engine; its convolutions are exact matrix products (`fast`)."""
 
     def __init__(self, path: str | Path):
@@ -57,12 +62,17 @@ class NumpyEngine:
         self.logits, self.profile, self.peak_bytes = None, [], 0
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        return self._run(image)[self.model.graph.output]
+        maps = self._run(image)
+        return maps[self.model.graph.output]
 
     def trace(self, image: np.ndarray) -> dict[str, np.ndarray]:
         return self._run(image, keep_all=True)
 
+    def _release(self) -> None:
+        self.model = None
+
     def _run(self, image: np.ndarray, keep_all: bool = False) -> dict[str, np.ndarray]:
+        self._check_open()
         graph, maps, last = self.model.graph, {}, self.model.graph.last_reads()
         keep = {graph.output, graph.logits}
         live, peak, self.profile = {}, 0, []

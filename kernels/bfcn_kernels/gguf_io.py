@@ -1,6 +1,5 @@
 """Packed model files: GGUF v3, written by the `gguf` package, read here without any trust."""
 
-import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bfcn_kernels.conv import BitConv
+from bfcn_kernels.files import read_bytes
 from bfcn_kernels.gguf_container import FileError, parse_container
 from bfcn_kernels.graph import MAX_OPS, Graph
 from bfcn_kernels.records import decode, encode
@@ -69,19 +69,15 @@ def write(path: str | Path, model: Model, store_thresholds: bool = False) -> Non
 
 
 def read(path: str | Path) -> Model:
-    """Read and check a model. Raises OSError, FileError or GraphError."""
-    with open(path, 'rb') as file:
-        try:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError as err:
-            raise FileError(f'{path}: the file is empty') from err
+    """Read and check a model. Raises FileError (also where there is no file) or GraphError."""
+    data = read_bytes(path)
     try:
         return parse(data)
     except (FileError, GraphError) as err:
         raise type(err)(f'{path}: {err}') from err
 
 
-def parse(data: bytes | mmap.mmap) -> Model:
+def parse(data: bytes) -> Model:
     """The model in the bytes of a file. Arrays of the graph are copies or unpacked."""
     keys, tensors = parse_container(data)
     names = _check_keys(keys)

@@ -176,9 +176,7 @@ def _damaged(path: Path, tmp_path: Path, change) -> Path:
 
 
 def test_errors_name_what_is_wrong(toy_file, tmp_path):
-    with pytest.raises(FileError, match='cannot open'):
-        Engine(tmp_path / 'absent.gguf')
-    with pytest.raises(FileError, match='must begin with GGUF'):
+    with pytest.raises(FileError, match=r'bad\.gguf: file must begin with GGUF'):
         Engine(_damaged(toy_file, tmp_path, lambda data: data.__setitem__(0, 0)))
     with pytest.raises(FileError, match='version must be 3, got 9'):
         Engine(_damaged(toy_file, tmp_path, lambda data: data.__setitem__(4, 9)))
@@ -186,6 +184,8 @@ def test_errors_name_what_is_wrong(toy_file, tmp_path):
         Engine(_damaged(toy_file, tmp_path, lambda data: data.__delitem__(slice(-64, None))))
     with pytest.raises(GraphError, match='sides must be in'):
         Engine(toy_file)(np.zeros((1, 40000, 3), np.uint8))
+    with pytest.raises(ValueError, match=r'threads must be in 1\.\.64, got 65'):
+        Engine(toy_file, threads=65)
     with pytest.raises(ValueError, match='isa must be one of'):
         Engine(toy_file, isa='sse')(random_image(24, 36))
     with pytest.raises(ValueError, match='no kernel is named'):
@@ -202,6 +202,21 @@ def test_more_memory_than_there_is_is_refused(toy_file):
         Engine(toy_file, max_bytes=20000)(random_image(24, 36))
     with pytest.raises(MemoryError, match=r'at least .* smaller image'):
         Engine(toy_file).ops(32768, 32768)
+
+
+def test_no_more_threads_run_than_there_are_cores(toy_file, monkeypatch):
+    """Each thread has scratch of its own: its bytes tell how many there are."""
+    image = random_image(24, 36)
+    one, eight = Engine(toy_file), Engine(toy_file, threads=8)
+    labels = one(image)
+    monkeypatch.setenv('BFCN_CORES', '1')
+    with pytest.warns(UserWarning, match='threads=8, but this process may use 1: 1 run'):
+        capped = Engine(toy_file, threads=8)
+    np.testing.assert_array_equal(capped(image), labels)
+    assert capped.peak_bytes == one.peak_bytes
+    monkeypatch.setenv('BFCN_CORES', '8')
+    np.testing.assert_array_equal(eight(image), labels)
+    assert eight.peak_bytes > one.peak_bytes
 
 
 def test_refuses_what_the_python_reader_refuses(toy_file, tmp_path):

@@ -2,17 +2,23 @@
 
 import ctypes
 import os
+import warnings
+import zlib
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from bfcn_kernels.cpu.build import open_library
-from bfcn_kernels.gguf_io import FileError
+from bfcn_kernels.files import read_bytes
+from bfcn_kernels.gguf_container import FileError
+from bfcn_kernels.image import check_image
+from bfcn_kernels.lifecycle import Closable
 from bfcn_kernels.values import GraphError
 
 _KINDS = ('image', 'codes', 'scores', 'labels')
 _FILE, _FORMAT, _GRAPH, _SHAPE, _MEMORY = 2, 3, 4, 5, 6  # bfcn_status
+_MAX_THREADS = 64  # of session.h
 _MODELS_PLANNED = 4  # sessions kept, one per image size
 
 
@@ -53,8 +59,8 @@ def load_library() -> ctypes.CDLL:
     prototypes = {
         'bfcn_error': (text, []),
         'bfcn_isas': (text, []),
+        'bfcn_cores': (ctypes.c_uint, []),
         'bfcn_status_text': (text, [ctypes.c_int]),
-        'bfcn_model_load': (ctypes.c_int, [text, ctypes.POINTER(void)]),
         'bfcn_model_load_memory': (ctypes.c_int, [text, size, ctypes.POINTER(void)]),
         'bfcn_model_free': (None, [void]),
         'bfcn_session_create': (
@@ -81,12 +87,14 @@ def isas() -> list[str]:
     return load_library().bfcn_isas().decode().split()
 
 
-class Engine:
+class Engine(Closable):
     """A packed model on the CPU. Sessions are planned per image size and kept for the latest few.
 
-    isa caps the instruction set, kernel forces one of kernels.inc where it serves; by default the
-    environment's BFCN_ISA and BFCN_KERNEL, and without them the planner chooses. An image whose
-    activations would take more than max_bytes (0: the machine's memory) is refused.
+    threads: 1..64; of more than bfcn_cores(), those run and a warning says so. isa caps the instruction
+    set, kernel forces one of kernels.inc where it serves; by default the environment's BFCN_ISA and
+    BFCN_KERNEL, and without them the planner chooses. An image whose activations would take more than
+    max_bytes (0: the machine's memory) is refused.
+    A copy, and what is unpickled, opens the same file with the same options.
     Raises FileError or GraphError for a bad file, ValueError for a bad option, MemoryError.
     """
 
@@ -101,7 +109,16 @@ class Engine:
         self._lib = load_library()
         self._model = ctypes.c_void_p()
         self._sessions: dict[tuple, ctypes.c_void_p] = {}
-        self._check(self._lib.bfcn_model_load(os.fsencode(path), ctypes.byref(self._model)))
+        if not 1 <= threads <= _MAX_THREADS:
+            raise ValueError(f'threads must be in 1..{_MAX_THREADS}, got {threads}')
+        if threads > (cores := self._lib.bfcn_cores()):
+            warnings.warn(f'threads={threads}, but this process may use {cores}: {cores} run')
+        self.path = os.path.abspath(path)
+        self._data = read_bytes(path)  # the model borrows the bytes
+        status = self._lib.bfcn_model_load_memory(
+            self._data, len(self._data), ctypes.byref(self._model)
+        )
+        self._check(status, f'{path}: ')
         self.threads, self.max_bytes = threads, max_bytes
         self.isa = isa or os.environ.get('BFCN_ISA') or None
         self.kernel = kernel or os.environ.get('BFCN_KERNEL') or None
@@ -112,10 +129,23 @@ class Engine:
         self._logits, self._profile = None, []
 
     def __del__(self):
+        self._free()
+
+    def _release(self) -> None:
+        self._note()
+        self._free()
+
+    def _free(self) -> None:
         for session in getattr(self, '_sessions', {}).values():
             self._lib.bfcn_session_free(session)
         if getattr(self, '_model', None):
             self._lib.bfcn_model_free(self._model)
+        self._sessions, self._model, self._data = {}, None, b''
+
+    def __reduce__(self) -> tuple:
+        self._check_open()
+        options = {name: getattr(self, name) for name in ('threads', 'isa', 'kernel', 'max_bytes')}
+        return _open_again, (type(self), self.path, options, zlib.crc32(self._data))
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Labels uint8 (h, w) of a uint8 RGB image (h, w, 3), or the last op's value."""
@@ -150,8 +180,8 @@ class Engine:
         return [self._info(session, i) for i in range(self._lib.bfcn_session_ops(session))]
 
     def _run(self, image: np.ndarray, keep_values: bool) -> ctypes.c_void_p:
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f'image must be uint8 (h, w, 3), got {image.dtype} {image.shape}')
+        self._check_open()
+        image = check_image(image)
         if image.strides[1:] != (3, 1) or image.strides[0] < 3 * image.shape[1]:
             image = np.ascontiguousarray(image)
         session = self._session(*image.shape[:2], keep_values)
@@ -163,6 +193,7 @@ class Engine:
         return session
 
     def _session(self, height: int, width: int, keep_values: bool) -> ctypes.c_void_p:
+        self._check_open()
         key = height, width, keep_values
         if key not in self._sessions:
             while len(self._sessions) >= _MODELS_PLANNED:
@@ -207,10 +238,19 @@ class Engine:
         self._check(self._lib.bfcn_session_read(session, index, out.ctypes.data, out.nbytes))
         return out
 
-    def _check(self, status: int) -> None:
+    def _check(self, status: int, where: str = '') -> None:
         if status == 0:
             return
-        message = self._lib.bfcn_error().decode(errors='replace')
+        message = where + self._lib.bfcn_error().decode(errors='replace')
         kinds = {_FILE: FileError, _FORMAT: FileError, _GRAPH: GraphError, _SHAPE: GraphError}
         kinds[_MEMORY] = MemoryError
         raise kinds.get(status, ValueError)(message)
+
+
+def _open_again(kind: type[Engine], path: str, options: dict, crc: int) -> Engine:
+    """The engine that __reduce__ describes. Raises FileError if the file is another by now."""
+    engine = kind(path, **options)
+    if zlib.crc32(engine._data) != crc:
+        engine.close()
+        raise FileError(f'{path}: has changed since the engine that was copied was loaded')
+    return engine
