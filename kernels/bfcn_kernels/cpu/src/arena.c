@@ -21,10 +21,10 @@ static bfcn_status too_large(const struct op *op, const char *what, uint64_t byt
                    (unsigned long long)bytes);
 }
 
-unsigned logits_value(const bfcn_model *model) {
+unsigned bfcn_logits_value(const bfcn_model *model) {
   const struct op *last = &model->ops[model->op_count - 1];
   const unsigned value = last->code == OP_ARGMAX ? last->source[0] : model->op_count;
-  return model_value(model, value).kind == BFCN_SCORES ? value : 0;
+  return bfcn_model_value(model, value).kind == BFCN_SCORES ? value : 0;
 }
 
 /* A resize of scores that only one addition reads is computed there, row by row, and not stored. */
@@ -53,7 +53,7 @@ static void find_lifetimes(struct bfcn_session *s) {
       if (source->last < reader) source->last = reader;
     }
   }
-  s->slots[logits_value(s->model)].last = count;
+  s->slots[bfcn_logits_value(s->model)].last = count;
   s->slots[count].last = count;
   for (unsigned v = 1; s->keep_values && v <= count; v++) s->slots[v].last = count;
 }
@@ -83,9 +83,9 @@ static void find_places_taken(struct bfcn_session *s) {
   }
 }
 
-bfcn_status shape_slots(struct bfcn_session *s) {
+bfcn_status bfcn_shape_slots(struct bfcn_session *s) {
   for (unsigned v = 1; v <= s->model->op_count; v++) {
-    const struct value value = model_value(s->model, v);
+    const struct value value = bfcn_model_value(s->model, v);
     struct slot *slot = &s->slots[v];
     uint64_t bytes = value.channels;
     if (value.kind == BFCN_CODES && value.bits <= 4) {
@@ -229,7 +229,7 @@ static bfcn_status plan(struct bfcn_session *s, const uint64_t *scratch, struct 
   return BFCN_OK;
 }
 
-bfcn_status plan_arena(struct bfcn_session *s, const uint64_t *scratch) {
+bfcn_status bfcn_plan_arena(struct bfcn_session *s, const uint64_t *scratch) {
   const size_t count = 2ul * s->model->op_count + 1;
   struct block *blocks = calloc(count, sizeof *blocks);
   struct block **order = calloc(2 * count, sizeof *order);

@@ -47,8 +47,8 @@ static int serves(const struct gemm_kernel *k, const struct conv_term *t, unsign
          (k->sum_bits == 32 || largest_sum(t) <= UINT16_MAX);
 }
 
-const struct gemm_kernel *kernel_for_outputs(const struct gemm_kernel *k, unsigned left,
-                                             unsigned width) {
+const struct gemm_kernel *bfcn_kernel_for_outputs(const struct gemm_kernel *k, unsigned left,
+                                                  unsigned width) {
   const struct gemm_kernel *best = k;
   for (size_t i = 0; i < bfcn_gemm_kernel_count; i++) {
     const struct gemm_kernel *other = &bfcn_gemm_kernels[i];
@@ -79,7 +79,7 @@ static double cycles(const struct gemm_kernel *k, const struct conv_term *t, uns
   const size_t depth = taps * divide_up(t->from.channels, width) * width * passes_of(k, t) * planes;
   double sum = 0;
   for (unsigned done = 0; done < outputs;) {
-    const struct gemm_kernel *part = kernel_for_outputs(k, outputs - done, grid.width);
+    const struct gemm_kernel *part = bfcn_kernel_for_outputs(k, outputs - done, grid.width);
     sum +=
         (double)divide_up(pixels, part->mr) *
             ((double)depth * part->mr * part->nr / part->macs_per_cycle + tile * passes_of(k, t)) +
@@ -191,7 +191,7 @@ static bfcn_status layout(struct conv_term *t, const struct conv *conv) {
 static bfcn_status plan_term(const struct bfcn_session *s, struct conv *conv, unsigned index) {
   struct conv_term *t = &conv->terms[index];
   t->term = &conv->op->terms[index];
-  t->from = model_value(s->model, t->term->source);
+  t->from = bfcn_model_value(s->model, t->term->source);
   t->grid = s->grids[t->term->source];
   TRY(choose(s, conv, t));
   t->backend = bfcn_backend(t->kernel->isa);
@@ -206,7 +206,7 @@ static bfcn_status plan_term(const struct bfcn_session *s, struct conv *conv, un
     t->k = (int)t->term->form, t->box_scale = -t->term->z;
   conv->weight_bytes += t->block_bytes * (conv->padded / t->kernel->lanes);
   t->scale = calloc(conv->padded, sizeof *t->scale);
-  if (!t->scale || !pack_weights(t, conv->outputs, conv->padded))
+  if (!t->scale || !bfcn_pack_weights(t, conv->outputs, conv->padded))
     return bfcn_fail(BFCN_ERROR_MEMORY, "op '%s': no memory for its weights", conv->op->name);
   memcpy(t->scale, t->term->scale, conv->outputs * sizeof *t->scale);
   return BFCN_OK;
@@ -247,7 +247,7 @@ static int plan_addends(const struct bfcn_session *s, struct conv *conv) {
   conv->addends = calloc(op->residual_count + 1ul, 256 * sizeof *conv->addends);
   if (!conv->addends) return 0;
   for (unsigned i = 0; i < op->residual_count; i++) {
-    const struct value from = model_value(s->model, op->residuals[i].source);
+    const struct value from = bfcn_model_value(s->model, op->residuals[i].source);
     for (unsigned code = 0; code < 1u << from.bits; code++)
       conv->addends[256 * i + code] =
           (float)((int)code - (int)from.zero_point) * op->residuals[i].scale;
@@ -326,14 +326,14 @@ static bfcn_status plan(const struct bfcn_session *s, struct conv *conv) {
   memcpy(conv->bias, op->bias, conv->outputs * sizeof *conv->bias);
   plan_scratch(conv);
   struct value residual = {BFCN_CODES, 0, 0, 0};
-  if (op->residual_count) residual = model_value(s->model, op->residuals[0].source);
-  if (s->isa != ISA_PORTABLE &&
-      !find_thresholds(conv, op->residual_count ? &residual : NULL, bfcn_backend(s->isa)->moves))
+  if (op->residual_count) residual = bfcn_model_value(s->model, op->residuals[0].source);
+  if (s->isa != ISA_PORTABLE && !bfcn_find_thresholds(conv, op->residual_count ? &residual : NULL,
+                                                      bfcn_backend(s->isa)->moves))
     return bfcn_fail(BFCN_ERROR_MEMORY, "op '%s': no memory for its thresholds", op->name);
   return BFCN_OK;
 }
 
-bfcn_status conv_plan(const struct bfcn_session *s, unsigned op, struct conv **out) {
+bfcn_status bfcn_conv_plan(const struct bfcn_session *s, unsigned op, struct conv **out) {
   struct conv *conv = calloc(1, sizeof *conv);
   *out = conv;
   if (conv) {
@@ -349,7 +349,7 @@ bfcn_status conv_plan(const struct bfcn_session *s, unsigned op, struct conv **o
   return bfcn_fail(BFCN_ERROR_MEMORY, "op '%s': no memory to plan it", s->model->ops[op].name);
 }
 
-void conv_free(struct conv *conv) {
+void bfcn_conv_free(struct conv *conv) {
   if (!conv) return;
   for (unsigned i = 0; conv->terms && i < conv->op->term_count; i++) {
     free(conv->terms[i].weights);
@@ -367,12 +367,12 @@ void conv_free(struct conv *conv) {
   free(conv);
 }
 
-uint64_t conv_scratch(const struct conv *conv) {
+uint64_t bfcn_conv_scratch(const struct conv *conv) {
   return conv->scratch_bytes;
 }
-size_t conv_weight_bytes(const struct conv *conv) {
+size_t bfcn_conv_weight_bytes(const struct conv *conv) {
   return conv->weight_bytes;
 }
-const char *conv_kernel(const struct conv *conv) {
+const char *bfcn_conv_kernel(const struct conv *conv) {
   return conv->terms[0].kernel->name;
 }

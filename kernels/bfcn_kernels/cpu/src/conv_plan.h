@@ -76,14 +76,14 @@ struct conv {
 
 /* The kernel of k's family for `left` outputs of a map `width` wide: the widest that wastes
  * nothing, or the narrowest. */
-const struct gemm_kernel *kernel_for_outputs(const struct gemm_kernel *k, unsigned left,
-                                             unsigned width);
+const struct gemm_kernel *bfcn_kernel_for_outputs(const struct gemm_kernel *k, unsigned left,
+                                                  unsigned width);
 
 /* weights.c: pack the weights of a planned term; 0 if out of memory. */
-int pack_weights(struct conv_term *t, unsigned outputs, unsigned padded);
+int bfcn_pack_weights(struct conv_term *t, unsigned outputs, unsigned padded);
 
 /* thresholds.c: find 16-bit thresholds where the epilogue allows them, and moves if wanted; 0 if
  * out of memory. */
-int find_thresholds(struct conv *conv, const struct value *residual, int moves);
+int bfcn_find_thresholds(struct conv *conv, const struct value *residual, int moves);
 
 #endif

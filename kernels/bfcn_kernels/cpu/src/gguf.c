@@ -145,7 +145,7 @@ static bfcn_status check_names(const struct gguf *g) {
 }
 
 static bfcn_status alignment_of(const struct gguf *g, uint64_t *alignment) {
-  const struct gguf_key *key = gguf_find_key(g, "general.alignment");
+  const struct gguf_key *key = bfcn_gguf_find_key(g, "general.alignment");
   *alignment = 32;
   if (!key) return BFCN_OK;
   uint32_t value = 0;
@@ -209,30 +209,30 @@ static bfcn_status parse(const uint8_t *data, size_t size, struct gguf *g) {
   return place_tensors(g, data, size, (size_t)(c.at - data));
 }
 
-bfcn_status gguf_parse(const uint8_t *data, size_t size, struct gguf *gguf) {
+bfcn_status bfcn_gguf_parse(const uint8_t *data, size_t size, struct gguf *gguf) {
   memset(gguf, 0, sizeof *gguf);
   bfcn_status status = parse(data, size, gguf);
-  if (status != BFCN_OK) gguf_free(gguf);
+  if (status != BFCN_OK) bfcn_gguf_free(gguf);
   return status;
 }
 
-void gguf_free(struct gguf *gguf) {
+void bfcn_gguf_free(struct gguf *gguf) {
   free(gguf->keys);
   free(gguf->tensors);
   memset(gguf, 0, sizeof *gguf);
 }
 
-const struct gguf_key *gguf_find_key(const struct gguf *gguf, const char *name) {
+const struct gguf_key *bfcn_gguf_find_key(const struct gguf *gguf, const char *name) {
   const struct gguf_key wanted = {.name = {name, strlen(name)}};
   return bsearch(&wanted, gguf->keys, gguf->key_count, sizeof wanted, compare_keys);
 }
 
-const struct gguf_tensor *gguf_find_tensor(const struct gguf *gguf, const char *name) {
+const struct gguf_tensor *bfcn_gguf_find_tensor(const struct gguf *gguf, const char *name) {
   const struct gguf_tensor wanted = {.name = {name, strlen(name)}};
   return bsearch(&wanted, gguf->tensors, gguf->tensor_count, sizeof wanted, compare_names);
 }
 
-struct gguf_string gguf_next_string(const struct gguf_key *key, size_t *at) {
+struct gguf_string bfcn_gguf_next_string(const struct gguf_key *key, size_t *at) {
   uint64_t length;
   memcpy(&length, key->value + *at, 8);
   struct gguf_string string = {(const char *)key->value + *at + 8, (size_t)length};
@@ -240,6 +240,6 @@ struct gguf_string gguf_next_string(const struct gguf_key *key, size_t *at) {
   return string;
 }
 
-int gguf_equal(struct gguf_string string, const char *text) {
+int bfcn_gguf_equal(struct gguf_string string, const char *text) {
   return string.length == strlen(text) && !memcmp(string.text, text, string.length);
 }

@@ -62,14 +62,14 @@ static float coefficient(struct record *r, const char *name) {
 static unsigned source(struct record *r, bfcn_kind kind) {
   static const char *const kinds[] = {"the image", "codes", "scores", "labels"};
   const unsigned value = within(r, "source", 0, (int32_t)r->index);
-  const bfcn_kind got = model_value(r->model, value).kind;
+  const bfcn_kind got = bfcn_model_value(r->model, value).kind;
   RULE(r, got == kind, "source %u must be %s, got %s", value, kinds[kind], kinds[got]);
   if (r->failed == BFCN_OK) r->op->source[r->op->source_count++] = value;
   return r->failed == BFCN_OK ? value : 0;
 }
 
 static struct value value_of(const struct record *r, unsigned value) {
-  return model_value(r->model, value);
+  return bfcn_model_value(r->model, value);
 }
 
 /* The bytes of a required tensor of one type and shape; NULL once the record has failed. */
@@ -77,7 +77,7 @@ static const uint8_t *tensor(struct record *r, const char *suffix, enum tensor_t
                              uint64_t s0, uint64_t s1, uint64_t s2) {
   char name[80];
   snprintf(name, sizeof name, "%s%s", r->op->name, suffix);
-  const struct gguf_tensor *t = gguf_find_tensor(r->gguf, name);
+  const struct gguf_tensor *t = bfcn_gguf_find_tensor(r->gguf, name);
   RULE(r, t, "tensor '%s' is missing", name);
   if (r->failed != BFCN_OK) return NULL;
   const unsigned dimensions = s2 ? 3 : s1 ? 2 : 1;
@@ -94,7 +94,7 @@ static const uint8_t *tensor(struct record *r, const char *suffix, enum tensor_t
 
 static const void *copy(struct record *r, const void *bytes, size_t size) {
   if (r->failed != BFCN_OK) return NULL;
-  void *kept = model_alloc(r->model, size);
+  void *kept = bfcn_model_alloc(r->model, size);
   if (kept) return memcpy(kept, bytes, size);
   r->failed = bfcn_fail(BFCN_ERROR_MEMORY, "op '%s': no memory for a tensor", r->op->name);
   return NULL;
@@ -203,8 +203,8 @@ static void bit_conv(struct record *r) {
        "output must be codes or scores");
   op->term_count = within(r, "terms", 1, MAX_TERMS);
   op->residual_count = within(r, "residuals", 0, MAX_TERMS);
-  op->terms = model_alloc(r->model, op->term_count * sizeof *op->terms);
-  op->residuals = model_alloc(r->model, (op->residual_count + 1ul) * sizeof *op->residuals);
+  op->terms = bfcn_model_alloc(r->model, op->term_count * sizeof *op->terms);
+  op->residuals = bfcn_model_alloc(r->model, (op->residual_count + 1ul) * sizeof *op->residuals);
   if (!op->terms || !op->residuals) {
     r->failed = bfcn_fail(BFCN_ERROR_MEMORY, "op '%s': no memory for its terms", op->name);
     return;
@@ -387,8 +387,8 @@ static bfcn_status all_read(const struct bfcn_model *model) {
   return BFCN_OK;
 }
 
-bfcn_status graph_decode(const struct gguf *gguf, struct bfcn_model *model) {
-  const struct gguf_tensor *graph = gguf_find_tensor(gguf, "bfcn.graph");
+bfcn_status bfcn_graph_decode(const struct gguf *gguf, struct bfcn_model *model) {
+  const struct gguf_tensor *graph = bfcn_gguf_find_tensor(gguf, "bfcn.graph");
   if (!graph || graph->type != TENSOR_I32 || graph->dimensions != 1)
     return bfcn_fail(BFCN_ERROR_GRAPH, "tensor 'bfcn.graph' must be there, I32 [words]");
   size_t at = 0;

@@ -73,8 +73,8 @@ static bfcn_status op_grid(const struct op *op, const struct grid *grids, struct
   return BFCN_OK;
 }
 
-bfcn_status model_grids(const struct bfcn_model *model, unsigned height, unsigned width,
-                        struct grid *grids) {
+bfcn_status bfcn_model_grids(const struct bfcn_model *model, unsigned height, unsigned width,
+                             struct grid *grids) {
   if (height < 1 || height > MAX_SIDE || width < 1 || width > MAX_SIDE)
     return bfcn_fail(BFCN_ERROR_SHAPE, "image sides must be in 1..%d, got %u x %u", MAX_SIDE,
                      height, width);

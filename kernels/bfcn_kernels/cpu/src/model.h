@@ -92,15 +92,15 @@ struct grid {
 };
 
 /* Zeroed memory that lives as long as the model; NULL if there is none. */
-void *model_alloc(struct bfcn_model *model, size_t size);
+void *bfcn_model_alloc(struct bfcn_model *model, size_t size);
 
 /* What op (or 0: the image) `value` describes. */
-struct value model_value(const struct bfcn_model *model, unsigned value);
+struct value bfcn_model_value(const struct bfcn_model *model, unsigned value);
 
-const char *op_text(enum opcode code);
+const char *bfcn_op_text(enum opcode code);
 
 /* grids[0] is the image's, grids[i + 1] op i's. */
-bfcn_status model_grids(const struct bfcn_model *model, unsigned height, unsigned width,
-                        struct grid *grids);
+bfcn_status bfcn_model_grids(const struct bfcn_model *model, unsigned height, unsigned width,
+                             struct grid *grids);
 
 #endif

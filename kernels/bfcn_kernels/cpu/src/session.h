@@ -64,15 +64,15 @@ static inline size_t round_up(size_t n, size_t multiple) {
 }
 
 /* Codes of `count` pixels from pixel `first` as bytes: the slot's own, or unpacked into `room`. */
-const uint8_t *value_codes(const struct bfcn_session *s, unsigned value, size_t first, size_t count,
-                           uint8_t *room);
+const uint8_t *bfcn_value_codes(const struct bfcn_session *s, unsigned value, size_t first,
+                                size_t count, uint8_t *room);
 /* Write codes as bytes to a value, in its form. */
-void value_store(const struct bfcn_session *s, unsigned value, size_t first, size_t count,
-                 const uint8_t *codes);
+void bfcn_value_store(const struct bfcn_session *s, unsigned value, size_t first, size_t count,
+                      const uint8_t *codes);
 
 /* ops.c: every op but bit_conv. Bytes of scratch a thread needs (slots are shaped before), and the
  * run itself. */
-uint64_t op_scratch(const struct bfcn_session *s, unsigned op);
-void op_run(struct bfcn_session *s, unsigned op);
+uint64_t bfcn_op_scratch(const struct bfcn_session *s, unsigned op);
+void bfcn_op_run(struct bfcn_session *s, unsigned op);
 
 #endif

@@ -94,7 +94,7 @@ static void move_thresholds(struct conv *conv, unsigned c, unsigned bits, unsign
   for (unsigned j = 0; j < steps; j++) out[32 * (bits + j)] = (int16_t)m.thresholds[j];
 }
 
-int find_thresholds(struct conv *conv, const struct value *residual, int moves) {
+int bfcn_find_thresholds(struct conv *conv, const struct value *residual, int moves) {
   const struct conv_term *t = &conv->terms[0];
   const struct op *op = conv->op;
   const unsigned steps = (1u << op->out.bits) - 1, codes = residual ? 1u << residual->bits : 1;

@@ -186,7 +186,7 @@ static int pairs_fit(const struct conv_term *t, unsigned padded) {
   return 1;
 }
 
-int pack_weights(struct conv_term *t, unsigned outputs, unsigned padded) {
+int bfcn_pack_weights(struct conv_term *t, unsigned outputs, unsigned padded) {
   const size_t bytes = t->block_bytes * (padded / t->kernel->lanes);
   uint8_t *codes = malloc(t->term->length);
   t->weights = aligned_alloc(64, round_up(bytes, 64));
