@@ -1,7 +1,7 @@
 """Hostile files: what each breaks and the one verdict that every reader must give.
 
-`python hostile.py FOLDER` writes them all, with FOLDER/verdicts.txt for the C test; `--table` prints the
-table of docs/hostile_files.md. Needs the standard library alone.
+`python hostile.py FOLDER` writes them all, with FOLDER/verdicts.txt for the C test;
+`python hostile.py --page docs/hostile_files.md` writes the table there. Needs the standard library alone.
 """
 
 import struct
@@ -269,7 +269,7 @@ def _keys():
     data = _attribute(names=[b'pixels', b'stem', b'scores'])
     yield case('fewer names than records', data, GRAPH, 'graph must end')
     data = _attribute(names=[b'pixels', b'stem', b'scores', b'labels', b'more'])
-    yield case('more names than records', data, GRAPH, 'record must have')
+    yield case('more names than records', data, GRAPH)
 
 
 def _graphs():
@@ -556,14 +556,20 @@ def write(folder: Path) -> None:
 
 
 def table() -> str:
-    rows = ['| | file | verdict | message |', '|---|---|---|---|']
+    rows = ['| | file | verdict | the message says |', '|---|---|---|---|']
     for hostile in all_files():
         rows.append(f'| {hostile.group} | {hostile.title} | {hostile.verdict} | {hostile.says} |')
     return '\n'.join(rows) + '\n'
 
 
+def write_page(page: Path) -> None:
+    """Put the table after the page's last paragraph."""
+    text, _, _ = page.read_text(encoding='utf-8').partition('| |')
+    page.write_text(text + table(), encoding='utf-8')
+
+
 if __name__ == '__main__':
-    if sys.argv[1] == '--table':
-        print(table(), end='')
+    if sys.argv[1] == '--page':
+        write_page(Path(sys.argv[2]))
     else:
         write(Path(sys.argv[1]))

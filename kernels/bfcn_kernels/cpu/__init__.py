@@ -9,10 +9,11 @@ import numpy as np
 
 from bfcn_kernels.cpu.build import library
 from bfcn_kernels.gguf_io import FileError
+from bfcn_kernels.limits import Limits, WorkError
 from bfcn_kernels.values import GraphError
 
 _KINDS = ('image', 'codes', 'scores', 'labels')
-_FILE, _FORMAT, _GRAPH, _SHAPE, _MEMORY = 2, 3, 4, 5, 6  # bfcn_status
+_FILE, _FORMAT, _GRAPH, _SHAPE, _MEMORY, _WORK = 2, 3, 4, 5, 6, 8  # bfcn_status
 _MODELS_PLANNED = 4  # sessions kept, one per image size
 
 
@@ -25,6 +26,7 @@ class Options(ctypes.Structure):
         ('kernel', ctypes.c_char_p),
         ('keep_values', ctypes.c_int),
         ('max_bytes', ctypes.c_size_t),
+        ('max_ops', ctypes.c_uint64),
     ]
 
 
@@ -64,6 +66,7 @@ def load_library() -> ctypes.CDLL:
         'bfcn_session_free': (None, [void]),
         'bfcn_session_peak_bytes': (size, [void]),
         'bfcn_session_weight_bytes': (size, [void]),
+        'bfcn_session_total_bytes': (size, [void]),
         'bfcn_session_run': (ctypes.c_int, [void, void, size, void]),
         'bfcn_session_ops': (size, [void]),
         'bfcn_session_op': (ctypes.c_int, [void, size, ctypes.POINTER(OpInfo)]),
@@ -85,9 +88,9 @@ class Engine:
     """A packed model on the CPU. Sessions are planned per image size and kept for the latest few.
 
     isa caps the instruction set, kernel forces one of kernels.inc where it serves; by default the
-    environment's BFCN_ISA and BFCN_KERNEL, and without them the planner chooses. An image whose
-    activations would take more than max_bytes (0: the machine's memory) is refused.
-    Raises FileError or GraphError for a bad file, ValueError for a bad option, MemoryError.
+    environment's BFCN_ISA and BFCN_KERNEL, and without them the planner chooses. max_bytes and max_ops as in
+    `bfcn_kernels.load`. Raises OSError, FileError or GraphError for a bad file, ValueError for a bad option;
+    MemoryError or WorkError, also by calls, for what would pass a limit.
     """
 
     def __init__(
@@ -96,13 +99,16 @@ class Engine:
         threads: int = 1,
         isa: str | None = None,
         kernel: str | None = None,
-        max_bytes: int = 0,
+        max_bytes: int | None = None,
+        max_ops: int | None = None,
     ):
+        self.limits = Limits(max_bytes, max_ops)
+        self.limits.check_file(path)
         self._lib = load_library()
         self._model = ctypes.c_void_p()
         self._sessions: dict[tuple, ctypes.c_void_p] = {}
         self._check(self._lib.bfcn_model_load(os.fsencode(path), ctypes.byref(self._model)))
-        self.threads, self.max_bytes = threads, max_bytes
+        self.threads = threads
         self.isa = isa or os.environ.get('BFCN_ISA') or None
         self.kernel = kernel or os.environ.get('BFCN_KERNEL') or None
         self.peak_bytes = 0
@@ -144,6 +150,10 @@ class Engine:
         """Of weights, as they are re-packed for an image size."""
         return self._lib.bfcn_session_weight_bytes(self._session(height, width, keep_values=False))
 
+    def total_bytes(self, height: int, width: int) -> int:
+        """Of all that an image size takes, the model included: what max_bytes limits."""
+        return self._lib.bfcn_session_total_bytes(self._session(height, width, keep_values=False))
+
     def ops(self, height: int, width: int) -> list[OpInfo]:
         """What is known of every op for an image size: kernel, shape, MACs, seconds of the last run."""
         session = self._session(height, width, keep_values=False)
@@ -172,7 +182,8 @@ class Engine:
                 self._lib.bfcn_session_free(oldest)
             session = ctypes.c_void_p()
             encoded = [text.encode() if text else None for text in (self.isa, self.kernel)]
-            options = Options(self.threads, *encoded, keep_values, self.max_bytes)
+            limits = (self.limits.max_bytes or 0, self.limits.max_ops or 0)
+            options = Options(self.threads, *encoded, keep_values, *limits)
             create = self._lib.bfcn_session_create
             arguments = (height, width, ctypes.byref(options), ctypes.byref(session))
             self._check(create(self._model, *arguments))
@@ -212,5 +223,5 @@ class Engine:
             return
         message = self._lib.bfcn_error().decode(errors='replace')
         kinds = {_FILE: FileError, _FORMAT: FileError, _GRAPH: GraphError, _SHAPE: GraphError}
-        kinds[_MEMORY] = MemoryError
+        kinds |= {_MEMORY: MemoryError, _WORK: WorkError}
         raise kinds.get(status, ValueError)(message)
