@@ -3,7 +3,6 @@
 
 #include "bfcn.h"
 
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,10 +39,10 @@ static void expect(unsigned expected, const char *groups, const char *what) {
 
 int main(void) {
   if (!mkdtemp(root)) return 2;
-  expect(UINT_MAX, "", "no group");
-  expect(UINT_MAX, "0::/\n", "no file");
+  expect(UINT32_MAX, "", "no group");
+  expect(UINT32_MAX, "0::/\n", "no file");
   put("cpu.max", "max 100000\n");
-  expect(UINT_MAX, "0::/\n", "no limit");
+  expect(UINT32_MAX, "0::/\n", "no limit");
   put("a/b/cpu.max", "150000 100000\n");
   expect(2, "0::/a/b\n", "one and a half cores");
   put("a/cpu.max", "50000 100000\n");
@@ -57,7 +56,7 @@ int main(void) {
   put("cpu/cpu.cfs_quota_us", "-1\n");
   put("cpu/cpu.cfs_period_us", "100000\n");
   expect(3, "5:memory:/m\n4:cpu,cpuacct:/pod\n0::/\n", "version 1");
-  expect(UINT_MAX, "4:cpuacct,cpuset:/pod\n", "controllers with names like cpu");
+  expect(UINT32_MAX, "4:cpuacct,cpuset:/pod\n", "controllers with names like cpu");
 
   unsetenv("BFCN_CORES");
   const unsigned cores = bfcn_cores();

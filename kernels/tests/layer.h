@@ -108,7 +108,9 @@ static int layer_plan(struct layer_run *r, const struct layer *l, enum isa isa, 
                                      .threads = threads,
                                      .isa = isa,
                                      .wanted_kernel = name};
-  if (bfcn_conv_plan(&r->session, 1, &r->conv) != BFCN_OK) return 0;
+  if (bfcn_conv_plan(&r->session, 1, &r->conv) != BFCN_OK ||
+      bfcn_conv_pack(&r->session, r->conv) != BFCN_OK)
+    return 0;
   return !name || !strcmp(bfcn_conv_kernel(r->conv), name);
 }
 

@@ -9,7 +9,6 @@ import pytest
 from bfcn_kernels import FileError, GraphError, Model, load, write
 from bfcn_kernels.builder import Builder, random_image
 from bfcn_kernels.cpu import Engine, isas
-from bfcn_kernels.gguf_container import parse_container
 from bfcn_kernels.gguf_io import Metadata
 from bfcn_kernels.nets import resnet_bfcn, toy
 from bfcn_kernels.ops import RESIZE_MODES, ArgMax, MaxPool, Resize
@@ -176,11 +175,11 @@ def _damaged(path: Path, tmp_path: Path, change) -> Path:
 
 
 def test_errors_name_what_is_wrong(toy_file, tmp_path):
-    with pytest.raises(FileError, match=r'bad\.gguf: file must begin with GGUF'):
+    with pytest.raises(FileError, match=r"bad\.gguf: magic must be 'GGUF'"):
         Engine(_damaged(toy_file, tmp_path, lambda data: data.__setitem__(0, 0)))
     with pytest.raises(FileError, match='version must be 3, got 9'):
         Engine(_damaged(toy_file, tmp_path, lambda data: data.__setitem__(4, 9)))
-    with pytest.raises(FileError, match='leaves the file'):
+    with pytest.raises(FileError, match=r'truncated: tensor .* ends after the file'):
         Engine(_damaged(toy_file, tmp_path, lambda data: data.__delitem__(slice(-64, None))))
     with pytest.raises(GraphError, match='sides must be in'):
         Engine(toy_file)(np.zeros((1, 40000, 3), np.uint8))
@@ -192,16 +191,6 @@ def test_errors_name_what_is_wrong(toy_file, tmp_path):
         Engine(toy_file, kernel='fast')(random_image(24, 36))
     with pytest.raises(ValueError, match='image must be uint8'):
         Engine(toy_file)(np.zeros((24, 36, 3), np.float32))
-
-
-def test_more_memory_than_there_is_is_refused(toy_file):
-    needed = load(toy_file, engine='cpu')
-    needed(random_image(24, 36))
-    assert Engine(toy_file, max_bytes=needed.peak_bytes)(random_image(24, 36)).shape == (24, 36)
-    with pytest.raises(MemoryError, match=r'at least \d+ bytes, max_bytes is 20000'):
-        Engine(toy_file, max_bytes=20000)(random_image(24, 36))
-    with pytest.raises(MemoryError, match=r'at least .* smaller image'):
-        Engine(toy_file).ops(32768, 32768)
 
 
 def test_no_more_threads_run_than_there_are_cores(toy_file, monkeypatch):
@@ -217,28 +206,6 @@ def test_no_more_threads_run_than_there_are_cores(toy_file, monkeypatch):
     monkeypatch.setenv('BFCN_CORES', '8')
     np.testing.assert_array_equal(eight(image), labels)
     assert eight.peak_bytes > one.peak_bytes
-
-
-def test_refuses_what_the_python_reader_refuses(toy_file, tmp_path):
-    """Words of the graph record replaced one by one: the two readers agree on every file."""
-    data = toy_file.read_bytes()
-    words = parse_container(data)[1]['bfcn.graph']
-    start = data.index(words.tobytes())
-    rng = np.random.default_rng(0)
-    for _ in range(150):
-        bad, at = bytearray(data), start + 4 * int(rng.integers(len(words)))
-        value = int(rng.choice([-1, 0, 1, 2, 3, 9, 64, 4097, 2**31 - 1]))
-        bad[at : at + 4] = value.to_bytes(4, 'little', signed=True)
-        file = tmp_path / 'word.gguf'
-        file.write_bytes(bad)
-        verdicts = []
-        for make in (load, Engine):
-            try:
-                make(file)
-                verdicts.append('loads')
-            except (FileError, GraphError):
-                verdicts.append('refused')
-        assert verdicts[0] == verdicts[1], f'word {(at - start) // 4} = {value}: {verdicts}'
 
 
 def test_logits_and_profile_are_of_the_latest_call_whenever_they_are_read(toy_file):

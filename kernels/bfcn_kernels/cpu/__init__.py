@@ -1,6 +1,7 @@
 """The C runtime as an engine: bfcn.h through ctypes."""
 
 import ctypes
+import dataclasses
 import os
 import warnings
 import zlib
@@ -14,10 +15,11 @@ from bfcn_kernels.files import read_bytes
 from bfcn_kernels.gguf_container import FileError
 from bfcn_kernels.image import check_image
 from bfcn_kernels.lifecycle import Closable
+from bfcn_kernels.limits import Limits, WorkError
 from bfcn_kernels.values import GraphError
 
 _KINDS = ('image', 'codes', 'scores', 'labels')
-_FILE, _FORMAT, _GRAPH, _SHAPE, _MEMORY = 2, 3, 4, 5, 6  # bfcn_status
+_FILE, _FORMAT, _GRAPH, _SHAPE, _MEMORY, _WORK = 2, 3, 4, 5, 6, 8  # bfcn_status
 _MAX_THREADS = 64  # of session.h
 _MODELS_PLANNED = 4  # sessions kept, one per image size
 
@@ -31,6 +33,7 @@ class Options(ctypes.Structure):
         ('kernel', ctypes.c_char_p),
         ('keep_values', ctypes.c_int),
         ('max_bytes', ctypes.c_size_t),
+        ('max_ops', ctypes.c_uint64),
     ]
 
 
@@ -61,6 +64,7 @@ def load_library() -> ctypes.CDLL:
         'bfcn_isas': (text, []),
         'bfcn_cores': (ctypes.c_uint, []),
         'bfcn_status_text': (text, [ctypes.c_int]),
+        'bfcn_model_load': (ctypes.c_int, [text, ctypes.POINTER(void)]),
         'bfcn_model_load_memory': (ctypes.c_int, [text, size, ctypes.POINTER(void)]),
         'bfcn_model_free': (None, [void]),
         'bfcn_session_create': (
@@ -70,6 +74,7 @@ def load_library() -> ctypes.CDLL:
         'bfcn_session_free': (None, [void]),
         'bfcn_session_peak_bytes': (size, [void]),
         'bfcn_session_weight_bytes': (size, [void]),
+        'bfcn_session_total_bytes': (size, [void]),
         'bfcn_session_run': (ctypes.c_int, [void, void, size, void]),
         'bfcn_session_ops': (size, [void]),
         'bfcn_session_op': (ctypes.c_int, [void, size, ctypes.POINTER(OpInfo)]),
@@ -92,10 +97,10 @@ class Engine(Closable):
 
     threads: 1..64; of more than bfcn_cores(), those run and a warning says so. isa caps the instruction
     set, kernel forces one of kernels.inc where it serves; by default the environment's BFCN_ISA and
-    BFCN_KERNEL, and without them the planner chooses. An image whose activations would take more than
-    max_bytes (0: the machine's memory) is refused.
+    BFCN_KERNEL, and without them the planner chooses. max_bytes and max_ops as in `bfcn_kernels.load`.
     A copy, and what is unpickled, opens the same file with the same options.
-    Raises FileError or GraphError for a bad file, ValueError for a bad option, MemoryError.
+    Raises FileError or GraphError for a bad file, ValueError for a bad option; MemoryError or WorkError,
+    also by calls, for what would pass a limit.
     """
 
     def __init__(
@@ -104,8 +109,11 @@ class Engine(Closable):
         threads: int = 1,
         isa: str | None = None,
         kernel: str | None = None,
-        max_bytes: int = 0,
+        max_bytes: int | None = None,
+        max_ops: int | None = None,
     ):
+        self.limits = Limits(max_bytes, max_ops)
+        self.limits.check_file(path)
         self._lib = load_library()
         self._model = ctypes.c_void_p()
         self._sessions: dict[tuple, ctypes.c_void_p] = {}
@@ -113,13 +121,10 @@ class Engine(Closable):
             raise ValueError(f'threads must be in 1..{_MAX_THREADS}, got {threads}')
         if threads > (cores := self._lib.bfcn_cores()):
             warnings.warn(f'threads={threads}, but this process may use {cores}: {cores} run')
-        self.path = os.path.abspath(path)
-        self._data = read_bytes(path)  # the model borrows the bytes
-        status = self._lib.bfcn_model_load_memory(
-            self._data, len(self._data), ctypes.byref(self._model)
-        )
+        self.path, self._crc = os.path.abspath(path), zlib.crc32(read_bytes(path))
+        status = self._lib.bfcn_model_load(os.fsencode(path), ctypes.byref(self._model))
         self._check(status, f'{path}: ')
-        self.threads, self.max_bytes = threads, max_bytes
+        self.threads = threads
         self.isa = isa or os.environ.get('BFCN_ISA') or None
         self.kernel = kernel or os.environ.get('BFCN_KERNEL') or None
         self.peak_bytes = 0
@@ -140,12 +145,13 @@ class Engine(Closable):
             self._lib.bfcn_session_free(session)
         if getattr(self, '_model', None):
             self._lib.bfcn_model_free(self._model)
-        self._sessions, self._model, self._data = {}, None, b''
+        self._sessions, self._model = {}, None
 
     def __reduce__(self) -> tuple:
         self._check_open()
-        options = {name: getattr(self, name) for name in ('threads', 'isa', 'kernel', 'max_bytes')}
-        return _open_again, (type(self), self.path, options, zlib.crc32(self._data))
+        options = {name: getattr(self, name) for name in ('threads', 'isa', 'kernel')}
+        options |= dataclasses.asdict(self.limits)
+        return _open_again, (type(self), self.path, options, self._crc)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Labels uint8 (h, w) of a uint8 RGB image (h, w, 3), or the last op's value."""
@@ -173,6 +179,10 @@ class Engine(Closable):
     def weight_bytes(self, height: int, width: int) -> int:
         """Of weights, as they are re-packed for an image size."""
         return self._lib.bfcn_session_weight_bytes(self._session(height, width, keep_values=False))
+
+    def total_bytes(self, height: int, width: int) -> int:
+        """Of all that an image size takes, the model included: what max_bytes limits."""
+        return self._lib.bfcn_session_total_bytes(self._session(height, width, keep_values=False))
 
     def ops(self, height: int, width: int) -> list[OpInfo]:
         """What is known of every op for an image size: kernel, shape, MACs, seconds of the last run."""
@@ -203,7 +213,8 @@ class Engine(Closable):
                 self._lib.bfcn_session_free(oldest)
             session = ctypes.c_void_p()
             encoded = [text.encode() if text else None for text in (self.isa, self.kernel)]
-            options = Options(self.threads, *encoded, keep_values, self.max_bytes)
+            limits = (self.limits.max_bytes or 0, self.limits.max_ops or 0)
+            options = Options(self.threads, *encoded, keep_values, *limits)
             create = self._lib.bfcn_session_create
             arguments = (height, width, ctypes.byref(options), ctypes.byref(session))
             self._check(create(self._model, *arguments))
@@ -243,14 +254,14 @@ class Engine(Closable):
             return
         message = where + self._lib.bfcn_error().decode(errors='replace')
         kinds = {_FILE: FileError, _FORMAT: FileError, _GRAPH: GraphError, _SHAPE: GraphError}
-        kinds[_MEMORY] = MemoryError
+        kinds |= {_MEMORY: MemoryError, _WORK: WorkError}
         raise kinds.get(status, ValueError)(message)
 
 
 def _open_again(kind: type[Engine], path: str, options: dict, crc: int) -> Engine:
     """The engine that __reduce__ describes. Raises FileError if the file is another by now."""
     engine = kind(path, **options)
-    if zlib.crc32(engine._data) != crc:
+    if engine._crc != crc:
         engine.close()
         raise FileError(f'{path}: has changed since the engine that was copied was loaded')
     return engine

@@ -2,7 +2,6 @@
 
 #include "bfcn.h"
 
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,18 +35,18 @@ static unsigned cores_of_folder(const char *folder) {
     long long period[2];
     if (!read_numbers(folder, "cpu.cfs_quota_us", both) ||
         !read_numbers(folder, "cpu.cfs_period_us", period))
-      return UINT_MAX;
+      return UINT32_MAX;
     both[1] = period[0];
   }
-  if (both[0] <= 0 || both[1] <= 0) return UINT_MAX;
+  if (both[0] <= 0 || both[1] <= 0) return UINT32_MAX;
   const long long cores = both[0] / both[1] + (both[0] % both[1] != 0);
-  return cores < UINT_MAX ? (unsigned)cores : UINT_MAX;
+  return cores < UINT32_MAX ? (unsigned)cores : UINT32_MAX;
 }
 
 /* The least of a group's folder and all above it, up to `root`, the first characters of the path. A
  * folder that is not there, as in a container that sees its own as the root, is passed over. */
 static unsigned cores_up_to(char *folder, size_t root) {
-  unsigned least = UINT_MAX;
+  unsigned least = UINT32_MAX;
   for (;;) {
     const unsigned cores = cores_of_folder(folder);
     if (cores < least) least = cores;
@@ -69,9 +68,9 @@ static int names(const char *list, const char *word) {
 
 unsigned bfcn_cores_of_group(const char *groups, const char *mount) {
   char line[MAX_PATH], folder[2 * MAX_PATH];
-  unsigned least = UINT_MAX;
+  unsigned least = UINT32_MAX;
   FILE *file = fopen(groups, "r");
-  if (!file) return UINT_MAX;
+  if (!file) return UINT32_MAX;
   while (fgets(line, sizeof line, file)) { /* "hierarchy:controllers:path" */
     line[strcspn(line, "\n")] = 0;
     const char *controllers = strchr(line, ':'), *path = controllers;
@@ -101,7 +100,7 @@ static unsigned cores_of_machine(void) {
 unsigned bfcn_cores(void) {
   const char *wanted = getenv("BFCN_CORES");
   const long given = wanted ? strtol(wanted, NULL, 10) : 0;
-  if (given > 0 && given <= INT_MAX) return (unsigned)given;
+  if (given > 0 && given <= INT32_MAX) return (unsigned)given;
   const unsigned machine = cores_of_machine();
   const unsigned group = bfcn_cores_of_group("/proc/self/cgroup", "/sys/fs/cgroup");
   return group < machine ? group : machine;

@@ -13,7 +13,9 @@ struct gguf_string {
 enum gguf_type {
   GGUF_UINT8 = 0,
   GGUF_UINT32 = 4,
+  GGUF_INT32 = 5,
   GGUF_FLOAT32 = 6,
+  GGUF_BOOL = 7,
   GGUF_STRING = 8,
   GGUF_ARRAY = 9
 };

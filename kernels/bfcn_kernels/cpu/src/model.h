@@ -29,7 +29,8 @@ enum {
   MAX_SIDE = 32768,
   MAX_EXTENT = 4096,
   MAX_TERMS = 16,
-  MAX_SOURCES = 64
+  MAX_SOURCES = 64,
+  MAX_SUMMANDS = 1 << 20
 };
 
 struct value {
@@ -75,6 +76,8 @@ struct op {
   enum target target;
   unsigned extent[2]; /* value, size or factor of a resize; size of an adaptive pool */
   unsigned dilation;  /* of a mask */
+  unsigned summands;  /* of scores: convolutions whose outputs are added */
+  int is_read;        /* by a later op */
 };
 
 struct bfcn_model {
@@ -85,6 +88,7 @@ struct bfcn_model {
   uint8_t *palette;
   struct block *blocks; /* everything allocated for the model */
   void *file;           /* bytes read from a path; NULL for a model in memory */
+  size_t bytes;         /* of all that is allocated for the model */
 };
 
 struct grid {
