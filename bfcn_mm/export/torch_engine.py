@@ -19,10 +19,12 @@ from torch import Tensor
 from bfcn_kernels import Graph, Model, ops, read, reference
 from bfcn_kernels.conv import BitConv, Term
 from bfcn_kernels.graph import data_sources
+from bfcn_kernels.image import check_image
+from bfcn_kernels.lifecycle import Closable
 from bfcn_kernels.values import Grid, Value
 
 
-class TorchEngine:
+class TorchEngine(Closable):
     """An engine as in `bfcn_kernels.load`, from a file, a Model or a Graph.
 
     engine(image) takes and gives numpy arrays like every engine; run(images) is batched and in torch.
@@ -39,6 +41,9 @@ class TorchEngine:
         self.profile: list[tuple[str, str, float]] = []
         self.peak_bytes = 0
 
+    def _release(self) -> None:
+        self._weights.clear()
+
     def __call__(self, image: np.ndarray) -> np.ndarray:
         maps = self.run(_batch(image), keep={self.graph.output, self.graph.logits})
         self.logits = _numpy(maps[self.graph.logits])
@@ -54,6 +59,7 @@ class TorchEngine:
     def run(self, images: Tensor, keep: set[str]) -> dict[str, Tensor]:
         """The values in `keep` for uint8 RGB images (n, 3, h, w): codes uint8 and scores float32
         (n, channels, h, w), labels uint8 (n, h, w)."""
+        self._check_open()
         if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(
                 f'images must be uint8 (n, 3, h, w) RGB, got {images.dtype} {tuple(images.shape)}'
@@ -237,9 +243,8 @@ def _column(coefficients: np.ndarray, device: torch.device) -> Tensor:
 
 
 def _batch(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(reference.check_image(image))).permute(2, 0, 1)[
-        None
-    ]
+    image = np.require(check_image(image), requirements='CW')  # torch warns of what it cannot write
+    return torch.from_numpy(image).permute(2, 0, 1)[None]
 
 
 def _numpy(value: Tensor) -> np.ndarray:

@@ -30,7 +30,7 @@ class PackedSegmentor(BaseSegmentor):
         train_cfg, pretrained: set by mmseg.apis.init_model, and without effect.
 
     Raises ValueError for an unknown engine, for one_bit with another than 'triton', and for a test_cfg
-    with padding or windows that slide; OSError, FileError or GraphError for a bad file; and what
+    with padding or windows that slide; FileError or GraphError for a bad file; and what
     an engine says that cannot start.
     """
 

@@ -88,11 +88,11 @@ BROKEN = {
     ),
     'scale': (
         (PIXELS, conv('y', term(scale=np.array([1, np.nan, 1, 1], f32)))),
-        r'scale must be finite and at most 2\*\*60, got nan in channel 1',
+        r'scale must be finite and at most 2\^60, got nan in channel 1',
     ),
     'bias': (
         (PIXELS, conv('y', bias=np.full(4, 2.0**61, f32))),
-        r'B must be finite and at most 2\*\*60',
+        r'B must be finite and at most 2\^60',
     ),
     'bias type': ((PIXELS, conv('y', bias=np.zeros(4))), r'B must be float32 \(4,\), got float64'),
     'residual kind': (
