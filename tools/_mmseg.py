@@ -22,6 +22,16 @@ from bfcn_mm.datasets import check_data  # noqa: E402
 SELF_EXPLAINING = (ValueError, OSError, RuntimeError, MemoryError, ImportError, SyntaxError)
 
 
+class CfgOptions(DictAction):
+    """mmengine's action of --cfg-options KEY=VALUE ...; says so where a value has no key."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        for value in values:
+            if '=' not in value:
+                parser.error(f'{option_string} takes KEY=VALUE, got {value!r}')
+        super().__call__(parser, namespace, values, option_string)
+
+
 def main(script: str, *splits: str) -> None:
     """Check that the config's data is there, then run mmseg's script on this process's command line.
 
@@ -59,7 +69,7 @@ def given_config() -> Config:
     """The config on the command line, with its --cfg-options; what else is there is the script's."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument('config')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions)
     args, _ = parser.parse_known_args()
     config = Config.fromfile(args.config)
     if args.cfg_options is not None:

@@ -198,9 +198,9 @@ def _subclass(module: nn.Module, mixin: type) -> nn.Module:
     kind = type(module)
 
     def reduce(self, protocol: int) -> tuple:
-        make, arguments, state, *rest = super(made, self).__reduce_ex__(max(protocol, 2))
+        _, _, state, *rest = super(made, self).__reduce_ex__(max(protocol, 2))
         state = {name: value for name, value in state.items() if name != 'lesson'}
-        return make, (kind, *arguments[1:]), state, *rest
+        return object.__new__, (kind,), state, *rest
 
     members = {'__module__': kind.__module__, '__reduce_ex__': reduce}
     made = type(kind.__name__, (mixin, kind), members)

@@ -1,5 +1,6 @@
 """mmseg's own tools on a packed file, from a checkpoint to the evaluator's numbers."""
 
+import copy
 import re
 import subprocess
 import sys
@@ -50,6 +51,26 @@ def test_labels_are_those_of_the_graph(file, engine):
     expected = TorchEngine(file)(image)
     assert len(np.unique(expected)) > 1
     np.testing.assert_array_equal(result.pred_sem_seg.data[0].cpu().numpy(), expected)
+
+
+def test_test_time_augmentation_averages_probabilities(file):
+    single = built(file, engine='torch')
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = MODELS.build(
+            dict(type='SegTTAModel', module=dict(type='PackedSegmentor', file=str(file)))
+        )
+    image = random_image(45, 70)
+    mirrored = data(image[:, ::-1])
+    mirrored['data_samples'][0].set_metainfo(dict(flip=True, flip_direction='horizontal'))
+    both = data(image), mirrored
+    for sample in both:
+        sample['data_samples'][0].set_metainfo(dict(img_path='x'))
+    merged = model.test_step(
+        {k: [sample[k] for sample in both] for k in ('inputs', 'data_samples')}
+    )
+    scores = [single.test_step(copy.deepcopy(sample))[0].seg_logits.data for sample in both]
+    expected = sum(s.softmax(0) for s in scores).argmax(0)
+    assert torch.equal(merged[0].pred_sem_seg.data.squeeze(), expected)
 
 
 def test_predictions_have_the_original_size(file):
