@@ -43,8 +43,8 @@ def load(
     weights included; None: half of the memory that is free. max_ops: operations an image may take
     (docs/format.md counts them); None: 2**44.
 
-    Raises ValueError for an unknown engine, limit, thread count or name, OSError, FileError or GraphError for
-    a bad file; MemoryError, here and by the engine's calls, for more than max_bytes, WorkError for more than
+    Raises ValueError for an unknown engine, limit, thread count or name, OSError, FileError or GraphError
+    for a bad file; MemoryError, here and by calls, for more than max_bytes, WorkError for more than
     max_ops.
     """
     if engine not in ('numpy', *_MODULES):
@@ -64,9 +64,7 @@ def load(
 class NumpyEngine:
     """The oracle as an engine; its convolutions are exact matrix products (`fast`)."""
 
-    def __init__(
-        self, path: str | Path, max_bytes: int | None = None, max_ops: int | None = None
-    ):
+    def __init__(self, path: str | Path, max_bytes: int | None = None, max_ops: int | None = None):
         self.limits = Limits(max_bytes, max_ops)
         self.limits.check_file(path, times=READING)
         self.model = gguf_io.read(path)

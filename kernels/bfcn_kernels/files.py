@@ -58,7 +58,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def _open(path: str | Path):
     """A regular, non-empty file, opened for reading; a pipe is not waited for."""
     extra = getattr(os, 'O_NONBLOCK', 0)
-    file = open(path, 'rb', opener=lambda name, flags: os.open(name, flags | extra))
+    file = open(path, 'rb', opener=lambda name, flags: os.open(name, flags | extra))  # noqa: SIM115
     status = os.fstat(file.fileno())
     if stat.S_ISREG(status.st_mode) and status.st_size:
         return file

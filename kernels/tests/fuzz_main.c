@@ -93,7 +93,9 @@ static size_t append(const char *path, struct file *files, size_t count) {
   if (!name || strcmp(name, "/verdicts.txt") != 0) {
     files[count].data = read_all(path, &files[count].size);
     if (!files[count].data) fuzz_fault("%s: cannot be read", path);
-    return count + (files[count].size > 0);
+    if (files[count].size) return count + 1;
+    free(files[count].data);
+    return count;
   }
   FILE *list = fopen(path, "r");
   char line[512], full[1024];

@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-enum { CODES = 1, SCORES = 2, LABELS = 3, MOST_CELLS = 60000, MOST_WEIGHTS = 40000 };
+enum { CODES = 1, SCORES = 2, LABELS = 3, MOST_CELLS = 30000, MOST_WEIGHTS = 16000 };
 
 struct made_value {
   int kind;

@@ -181,7 +181,7 @@ def test_errors_name_what_is_wrong(toy_file, tmp_path):
         Engine(_damaged(toy_file, tmp_path, lambda data: data.__setitem__(0, 0)))
     with pytest.raises(FileError, match='version must be 3, got 9'):
         Engine(_damaged(toy_file, tmp_path, lambda data: data.__setitem__(4, 9)))
-    with pytest.raises(FileError, match='truncated: tensor .* ends after the file'):
+    with pytest.raises(FileError, match=r'truncated: tensor .* ends after the file'):
         Engine(_damaged(toy_file, tmp_path, lambda data: data.__delitem__(slice(-64, None))))
     with pytest.raises(GraphError, match='sides must be in'):
         Engine(toy_file)(np.zeros((1, 40000, 3), np.uint8))

@@ -88,9 +88,11 @@ class Engine:
     """A packed model on the CPU. Sessions are planned per image size and kept for the latest few.
 
     isa caps the instruction set, kernel forces one of kernels.inc where it serves; by default the
-    environment's BFCN_ISA and BFCN_KERNEL, and without them the planner chooses. max_bytes and max_ops as in
-    `bfcn_kernels.load`. Raises OSError, FileError or GraphError for a bad file, ValueError for a bad option;
-    MemoryError or WorkError, also by calls, for what would pass a limit.
+    environment's BFCN_ISA and BFCN_KERNEL, and without them the planner chooses. max_bytes and max_ops
+    as in `bfcn_kernels.load`.
+
+    Raises OSError, FileError or GraphError for a bad file, ValueError for a bad option; MemoryError or
+    WorkError, also by calls, for what would pass a limit.
     """
 
     def __init__(
