@@ -1,4 +1,4 @@
-"""Packed model files built word by word, by the standard library alone, so that each rule can be broken."""
+"""Packed model files written word by word, so that each rule can be broken; standard library alone."""
 
 import random
 import struct

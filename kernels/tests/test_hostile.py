@@ -1,4 +1,4 @@
-"""Every reader gives each hostile file the one verdict of the table; the table in the docs is this one."""
+"""Every reader gives each hostile file the verdict of the table, which is also that of the docs."""
 
 import random
 import struct
@@ -12,7 +12,8 @@ from bfcn_kernels import FileError, GraphError, WorkError, load
 from bfcn_kernels.cpu import Engine, isas
 
 sys.path.insert(0, str(Path(__file__).parent))
-from hostile import ACCEPTED, FILE, GRAPH, MEMORY, SHAPE, SIDE, WORK, all_files, table
+from hostile import all_files, table
+from hostile_case import ACCEPTED, FILE, GRAPH, MEMORY, SHAPE, SIDE, WORK
 from packed_file import every_op, tiny
 
 PAGE = Path(__file__).parents[2] / 'docs/hostile_files.md'

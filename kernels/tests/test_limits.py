@@ -46,7 +46,7 @@ def test_every_engine_counts_the_same_operations(tmp_path, engine):
 
 
 def test_operations_are_those_of_the_page():
-    """A product counts 1, a step of anything else 64: of 3 x 3 x 4 with a residual, 36 + 2 * 64 an output."""
+    """A product counts 1, another step 64: 3 x 3 x 4 products and a residual are 36 + 2 * 64."""
     net = Builder(0, (6, 5))
     net.image_codes('pixels')
     net.conv('a', [net.term('pixels', 4, 3)], 2)
@@ -117,7 +117,9 @@ def test_by_default_half_of_the_free_memory_is_the_limit(toy_file, monkeypatch):
     monkeypatch.setattr(limits, 'free_bytes', lambda: 2 * needed)
     engine(random_image(24, 36))
     monkeypatch.setattr(limits, 'free_bytes', lambda: 2 * needed - 2)
-    with pytest.raises(MemoryError, match=rf'up to {needed} bytes, max_bytes is {needed - 1}'):
+    with pytest.raises(
+        MemoryError, match=rf'24 x 36: up to {needed} bytes, max_bytes is {needed - 1}'
+    ):
         engine(random_image(24, 36))
 
 
