@@ -53,11 +53,7 @@ def register_layer(kind: type, mixin: type) -> Callable:
 @register_layer(nn.Conv2d, QuantConv)
 def _conv(module: nn.Conv2d) -> str:
     own = type(module).forward is not nn.Conv2d.forward and not _from_mmcv(type(module))
-    if own:
-        return f'{type(module).__name__} has a forward of its own'
-    if module.padding_mode != 'zeros':
-        return f'padding_mode {module.padding_mode!r}: only zeros lie on the grid for certain'
-    return ''
+    return f'{type(module).__name__} has a forward of its own' if own else ''
 
 
 @register_layer(Conv2dAdaptivePadding, QuantAdaptiveConv)

@@ -8,13 +8,17 @@ or averaged map, a sum) is quantized by the layer that reads it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from ..layers import Places
 from .handlers import activation_sign, is_converted, layer_handler
-from .probe import LayerReads, Observation, Place, probe
+from .origins import Place
+from .probe import Observation, probe
 from .spec import FLOAT, Bits, QuantSpec, within
+from .watch import LayerReads
 
 
 @dataclass(frozen=True)
@@ -27,22 +31,46 @@ class LayerPlan:
     macs: int
 
 
+@dataclass(frozen=True)
+class ActivationPlan:
+    """bits of each place; whether values are signed; the places; those that write over their input."""
+
+    bits: tuple[int, ...]
+    signed: bool
+    places: Places
+    overwrites: frozenset[int]
+
+
 @dataclass
 class Plan:
-    """layers, activations (bits of each place, signed): by module name. kept: name -> why in float.
-    shape: of the probe's input."""
+    """What becomes of each module.
+
+    layers, activations: by module name. kept: name -> why in float. first: layers that see the input
+    through no other weights. last: layers that make the output. shared: activations that several modules
+    call. notes: what the probe could not see. shape: of the probe's input.
+    """
 
     layers: dict[str, LayerPlan] = field(default_factory=dict)
-    activations: dict[str, tuple[list[int], bool]] = field(default_factory=dict)
+    activations: dict[str, ActivationPlan] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
+    first: list[str] = field(default_factory=list)
+    last: list[str] = field(default_factory=list)
+    shared: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     shape: tuple[int, ...] = ()
 
 
-def make_plan(model: nn.Module, spec: QuantSpec, example: Tensor | None = None) -> Plan:
-    """Walk the model once, probe it once, settle every bit-width. Changes nothing.
+def make_plan(
+    model: nn.Module,
+    spec: QuantSpec,
+    example: Tensor | None = None,
+    config: Mapping | None = None,
+) -> Plan:
+    """Walk the model once, probe it, settle every bit-width. Changes nothing.
 
-    Raises ValueError if there is nothing to convert, if a name in overrides or skip matches no module,
-    or if the model has been converted before.
+    config: the model dict of an mmseg config, which says what images the model takes. Raises ValueError
+    if there is nothing to convert, if a name in overrides or skip matches no module, or if the model has
+    been converted before.
     """
     _check_names(model, spec)
     plan = Plan()
@@ -51,17 +79,28 @@ def make_plan(model: nn.Module, spec: QuantSpec, example: Tensor | None = None) 
         raise ValueError(
             'quant: the model has no Conv2d, ConvTranspose2d, Linear or attention left'
         )
-    seen = probe(model, layers, activations, example)
-    plan.shape = seen.shape
-    bits = {name: _bits_of(name, spec, seen) for name in layers}
-    stored = _stored_bits(activations, spec, seen, bits)
+    seen = probe(model, layers, activations, example, config)
+    plan.shape, plan.notes, plan.shared = seen.shape, seen.notes, seen.shared
+    plan.kept.update(seen.kept)
+    layers = {name: module for name, module in layers.items() if name not in seen.kept}
+    plan.first = [
+        n for n in layers if any(o.image and not o.weighted for o in seen.layers[n].inputs)
+    ]
+    plan.last = [n for n in layers if n in seen.last]
+    bits = {name: _bits_of(name, spec, plan) for name in layers}
+    stored = _stored_bits(spec, seen, bits)
     for name in layers:
-        reads = seen.layers.get(name, LayerReads())
+        reads = seen.layers[name]
         own, signed = _own_input(layers[name], bits[name].a, reads, stored)
         plan.layers[name] = LayerPlan(bits[name], own, signed, reads.macs)
-    for name, nonneg in activations.items():
-        count = max(1, seen.places.get(name, 0))
-        plan.activations[name] = ([stored[name, i] for i in range(count)], not nonneg)
+    for name, places in seen.places.items():
+        indices = range(places.count)
+        plan.activations[name] = ActivationPlan(
+            tuple(stored[name, i] for i in indices),
+            not activations[name],
+            places,
+            frozenset(i for i in indices if (name, i) in seen.reread),
+        )
     return plan
 
 
@@ -111,21 +150,19 @@ def _check_names(model: nn.Module, spec: QuantSpec) -> None:
             )
 
 
-def _bits_of(name: str, spec: QuantSpec, seen: Observation) -> Bits:
+def _bits_of(name: str, spec: QuantSpec, plan: Plan) -> Bits:
     override = spec.override_of(name)
     if override is not None:
         return override
-    reads = seen.layers.get(name, LayerReads())
-    if spec.first is not None and any(origin.image for origin in reads.inputs):
+    if spec.first is not None and name in plan.first:
         return spec.first
-    if spec.last is not None and name in seen.last:
+    if spec.last is not None and name in plan.last:
         return spec.last
     return Bits(spec.w, spec.a)
 
 
-def _stored_bits(
-    activations: dict[str, bool], spec: QuantSpec, seen: Observation, bits: dict[str, Bits]
-) -> dict[Place, int]:
+def _stored_bits(spec: QuantSpec, seen: Observation, bits: dict[str, Bits]) -> dict[Place, int]:
+    """Of each place of an activation; one that is kept in float has one place of 32 bits."""
     wanted: dict[Place, list[int]] = {}
     for name, reads in seen.layers.items():
         for origin in reads.inputs:
@@ -134,11 +171,11 @@ def _stored_bits(
     if spec.residual is not None:
         for place in seen.added:
             wanted.setdefault(place, []).append(spec.residual)
-    stored = {}
-    for name in activations:
+    stored = {(name, 0): FLOAT for name in seen.kept}
+    for name, places in seen.places.items():
         override = spec.override_of(name)
         default = spec.a if override is None else override.a
-        for index in range(max(1, seen.places.get(name, 0))):
+        for index in range(places.count):
             stored[name, index] = max(wanted.get((name, index), [default]))
     return stored
 
@@ -147,10 +184,10 @@ def _own_input(
     module: nn.Module, bits: int, reads: LayerReads, stored: dict[Place, int]
 ) -> tuple[bool, bool]:
     """(whether the layer quantizes its input itself, whether that input has negative values)."""
-    signed = not reads.inputs or not all(origin.nonneg for origin in reads.inputs)
+    signed = not all(origin.nonneg for origin in reads.inputs)
     if bits == FLOAT:
         return False, signed
-    if not reads.inputs or isinstance(module, nn.MultiheadAttention):
+    if isinstance(module, nn.MultiheadAttention):
         return True, True
     for origin in reads.inputs:
         maps = {stored[place] for place in origin.places}

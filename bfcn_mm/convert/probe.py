@@ -1,140 +1,50 @@
-"""One real forward at a small size, to see where each value comes from.
+"""Real forwards at a small size, to see where each value comes from.
 
-No symbolic tracing: the model runs as it is, on noise, in evaluation mode, and every torch function
-passes by. For each tensor it is noted whose values it still carries unchanged. That tells, for each
-layer, whether what it reads lies on the grid of a quantized activation, and for each activation, who
-reads it.
+No symbolic tracing: the model runs as it is, on noise, and every torch function passes by (recorder).
+That tells, for each layer, whether what it reads lies on the grid of a quantized activation, and for
+each activation, which lines of code call it and who reads the results. The model runs in evaluation
+mode and in training mode, because many networks do more in training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
-Place = tuple[str, int]  # name of an activation module, index of the call
+from ..layers import Places
+from .inputs import Way, image_shapes, noise, outputs_of, ways_to_evaluate, ways_to_train
+from .origins import Call, Origin, Place
+from .places import callers_of, place_of, settle
+from .recorder import Recorder
+from .undisturbed import undisturbed
+from .watch import LayerReads, Seen, Target, watched
 
-
-@dataclass(frozen=True)
-class Origin:
-    """places: the activations whose output values these are; on_grid: nothing else is among them;
-    nonneg: no value is below 0; image: the values of the input; layers: the last layers with weights
-    on the way here."""
-
-    places: frozenset[Place] = frozenset()
-    on_grid: bool = False
-    nonneg: bool = False
-    image: bool = False
-    layers: frozenset[str] = frozenset()
-
-    @staticmethod
-    def merge(origins: list[Origin], keeps: bool, nonneg: bool) -> Origin:
-        """Of a result: keeps, whether the operation only moves or picks values of its inputs."""
-        layers = frozenset().union(*(o.layers for o in origins))
-        nonneg = nonneg or (bool(origins) and all(o.nonneg for o in origins))
-        if not keeps or not origins:
-            return Origin(nonneg=nonneg, layers=layers)
-        return Origin(
-            frozenset().union(*(o.places for o in origins)),
-            all(o.on_grid for o in origins),
-            nonneg,
-            all(o.image for o in origins),
-            layers,
-        )
-
-
-@dataclass
-class LayerReads:
-    """What a layer with weights was given, over all its calls."""
-
-    inputs: list[Origin] = field(default_factory=list)
-    macs: int = 0
+_ENOUGH = 256 * 256  # pixels; of larger images a batch of one must do
 
 
 @dataclass
 class Observation:
-    """layers: by name, in order of execution. places: calls of each activation module in a forward of
-    its parent (a block that is called again passes the same places).
-    added: activations that are an operand of an addition. last: layers that make the output.
-    shape: of the input that was run."""
+    """What the probe saw.
+
+    layers: by name, in order of execution; those that no forward reached are missing. places: of each
+    activation. added: activations that are an operand of an addition. reread: those whose input is used
+    again, changed. last: layers that make the output. kept: layers and activations that cannot be
+    quantized -> why. shared: activations that several modules call. notes: what could not be seen.
+    shape: of the input that was run.
+    """
 
     layers: dict[str, LayerReads]
-    places: dict[str, int]
+    places: dict[str, Places]
     added: set[Place]
+    reread: set[Place]
     last: set[str]
+    kept: dict[str, str]
+    shared: list[str]
+    notes: list[str]
     shape: tuple[int, ...]
-
-
-_KEEP = {
-    'max_pool1d', 'max_pool2d', 'max_pool3d', 'adaptive_max_pool2d', 'dropout', 'dropout2d',
-    'feature_dropout', 'alpha_dropout', 'reshape', 'view', 'flatten', 'unflatten', 'transpose',
-    'permute', 'contiguous', 'squeeze', 'unsqueeze', '__getitem__', 'chunk', 'split', 'clone',
-    'detach', 'cat', 'concat', 'stack', 'expand', 'repeat', 'to', 'float', 'identity', 'pad',
-    'pixel_shuffle', 'roll', 'movedim', 'unfold', 'narrow', 'index_select', 'flip', 'swapaxes',
-}  # fmt: skip
-_ADD = {'add', 'add_', '__add__', '__radd__', '__iadd__'}
-_NONNEG = {
-    'relu',
-    'relu_',
-    'relu6',
-    'sigmoid',
-    'hardsigmoid',
-    'softmax',
-    'abs',
-    'square',
-    'softplus',
-}
-_ARITHMETIC = {'mul', 'mul_', '__mul__', '__rmul__', '__imul__', *_ADD}
-_KEEPS_SIGN = {
-    'avg_pool2d', 'adaptive_avg_pool2d', 'interpolate', 'mean', 'sum', 'upsample', *_ARITHMETIC,
-}  # fmt: skip
-
-
-class _Recorder(TorchFunctionMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.origins: dict[int, Origin] = {}
-        self.alive: list[Tensor] = []
-        self.added: set[Place] = set()
-
-    def origin(self, x: Any) -> Origin:
-        return self.origins.get(id(x), Origin())
-
-    def note(self, x: Any, origin: Origin) -> None:
-        if isinstance(x, Tensor):
-            self.origins[id(x)] = origin
-            self.alive.append(x)  # so that no id is used twice
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        name = getattr(func, '__name__', '')
-        inputs = [self.origin(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        out = func(*args, **kwargs)
-        if name in _ADD:
-            self.added.update(*(o.places for o in inputs if o.on_grid))
-        keeps = name in _KEEP or (
-            name == 'interpolate' and kwargs.get('mode', 'nearest') == 'nearest'
-        )
-        sign_kept = keeps or (name in _KEEPS_SIGN and not _negates(name, args, kwargs))
-        origin = Origin.merge(inputs, keeps, name in _NONNEG)
-        if not sign_kept and name not in _NONNEG:
-            origin = Origin(layers=origin.layers)
-        for leaf in tree_leaves(out):
-            self.note(leaf, origin)
-        return out
-
-
-def _negates(name: str, args: tuple, kwargs: dict) -> bool:
-    """Whether a number below 0 takes part in a sum or product, where tensors alone keep the sign."""
-    if name not in _ARITHMETIC:
-        return False
-    return any(isinstance(x, int | float) and x < 0 for x in (*args, kwargs.get('alpha')))
 
 
 def probe(
@@ -142,132 +52,131 @@ def probe(
     layers: Iterable[str],
     activations: dict[str, bool],
     example: Tensor | None = None,
+    config: Mapping | None = None,
 ) -> Observation:
-    """Run the model once and observe.
+    """Run the model in both modes and observe.
 
     layers: names of the modules with weights to watch. activations: name -> whether the activation
-    function is non-negative. example: what the model is called with; by default noise of
-    (1, 3, 128, 128), larger if the model needs it. Parameters, buffers, mode and random state are left
-    as they were. Raises ValueError if the model takes no such input.
+    function is non-negative. example: what the model is called with; by default noise of the channels
+    and size that the model, or its config, asks for (inputs.image_shapes). The model is left as it was
+    (undisturbed). Raises ValueError if the model takes no such input.
     """
+    target = Target(model, dict(model.named_modules()), set(layers), activations)
     if example is None:
-        return _probe_sizes(model, layers, activations)
-    modules = dict(model.named_modules())
-    observation = Observation({}, {}, set(), set(), tuple(example.shape))
-    recorder = _Recorder()
-    hooks = [
-        *_watch_layers(recorder, observation, {n: modules[n] for n in layers}),
-        *_watch_activations(recorder, observation, modules, activations),
-    ]
-    try:
-        with _evaluating(model), torch.no_grad(), recorder:
-            recorder.note(example, Origin(image=True))
-            outputs = _forward(model, example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    observation.added = recorder.added
-    observation.last = set().union(*(recorder.origin(x).layers for x in tree_leaves(outputs)))
-    return observation
-
-
-def _probe_sizes(
-    model: nn.Module, layers: Iterable[str], activations: dict[str, bool]
-) -> Observation:
-    """probe() on noise of the smallest size that the model takes: some pool with large windows."""
-    parameter = next(model.parameters())
-    generator = torch.Generator().manual_seed(0)
-    for size in (128, 512, 1024):
-        noise = torch.randn(1, 3, size, size, generator=generator)
-        try:
-            return probe(model, layers, activations, noise.to(parameter.device, parameter.dtype))
-        except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-            failure = error
-    raise ValueError(
-        f'quant: the model does not take an image of shape {tuple(noise.shape)} ({failure}); call '
-        'bfcn_mm.quantize_(model, example=...) with an input that it takes'
-    ) from failure
-
-
-def _forward(model: nn.Module, x: Tensor) -> Any:
-    """Everything that training runs: main and auxiliary heads of a segmentor, else model(x)."""
-    if not hasattr(model, 'extract_feat') or not hasattr(model, 'decode_head'):
-        return model(x)
-    features = model.extract_feat(x)
-    outputs: list[Any] = []
-    heads = model.decode_head
-    if isinstance(heads, nn.ModuleList):  # a cascade: each head refines the one before
-        outputs.append(heads[0].forward(features))
-        for head in heads[1:]:
-            outputs.append(head.forward(features, outputs[-1]))
+        evaluated, shape = _first_that_runs(target, config)
+        batch = 2 if shape[-1] * shape[-2] <= _ENOUGH else 1
+        example, for_training = noise(model, 1, shape), noise(model, batch, shape)
     else:
-        outputs.append(heads.forward(features))
-    auxiliary = getattr(model, 'auxiliary_head', None)
-    for head in auxiliary if isinstance(auxiliary, nn.ModuleList) else filter(None, [auxiliary]):
-        outputs.append(head.forward(features))
-    return outputs
+        for_training = example
+        evaluated, failures = _run(target, ways_to_evaluate(model), example, False)
+        if evaluated is None:
+            raise ValueError(f'quant: the model does not take the example: {"; ".join(failures)}')
+    trained, failures = _run(target, ways_to_train(model), for_training, True, evaluated.identities)
+    if trained is None:
+        evaluated.notes.append(
+            'the probe could not run the model in training mode, and has not seen what only training '
+            f'calls ({"; ".join(failures)})'
+        )
+    passes = [evaluated, trained] if trained else [evaluated]
+    return _merged(target, passes, tuple(example.shape))
 
 
-@contextmanager
-def _evaluating(model: nn.Module):
-    training = {module: module.training for module in model.modules()}
-    model.eval()
+def _first_that_runs(target: Target, config: Mapping | None) -> tuple[Seen, tuple[int, ...]]:
+    """The evaluation pass, and the image shape that the model takes."""
+    shapes = image_shapes(target.model, config)
+    for shape in shapes:
+        images = noise(target.model, 1, shape)
+        evaluated, failures = _run(target, ways_to_evaluate(target.model), images, False)
+        if evaluated is not None:
+            return evaluated, shape
+    channels = ', '.join(map(str, dict.fromkeys(c for c, _, _ in shapes)))
+    sizes = ', '.join(dict.fromkeys(f'{h}x{w}' for _, h, w in shapes))
+    raise ValueError(
+        f'quant: the model takes no image of {channels} channels at {sizes} (tried '
+        f'{"; ".join(failures)}). Give the config the right in_channels of the backbone, or mean and '
+        'size of the data_preprocessor; or call bfcn_mm.quantize_(model, example=...) with an input that '
+        'the model takes'
+    )
+
+
+def _run(
+    target: Target, ways: list[Way], x: Tensor, training: bool, identities: set[str] = frozenset()
+) -> tuple[Seen | None, list[str]]:
+    """What the first way that works shows, and how the ones before it failed."""
+    failures = []
+    for way in ways:
+        recorder = Recorder({name: target.modules[name] for name in target.layers})
+        seen = Seen(recorder)
+        try:
+            recorder.note(x, Origin(image=True))
+            with undisturbed(target.model, training), watched(target, seen, identities), recorder:
+                outputs = way.run(x)
+                tensors = outputs_of(next(outputs))
+                recorder.use(tensors)
+                seen.last = set().union(*(recorder.origin(t).layers for t in tensors))
+                seen.counting = False
+                _run_on(outputs, way, seen)
+        except Exception as error:  # whatever a model of someone else raises
+            failures.append(f'{way.name}: {_in_short(error)}')
+        else:
+            return seen, failures
+    return None, failures
+
+
+def _run_on(outputs: Iterator[Any], way: Way, seen: Seen) -> None:
     try:
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
+        for _ in outputs:
+            pass
+    except Exception as error:
+        seen.notes.append(f'the probe could not go on after {way.name} ({_in_short(error)})')
 
 
-def _watch_layers(recorder: _Recorder, seen: Observation, modules: dict[str, nn.Module]) -> list:
-    def hook(name: str) -> Callable:
-        def after(module: nn.Module, args: tuple, kwargs: dict, out: Any) -> None:
-            given = args[0] if args else next(iter(kwargs.values()))
-            reads = seen.layers.setdefault(name, LayerReads())
-            reads.inputs.append(recorder.origin(given))
-            reads.macs += _macs(module, given, out)
-            for leaf in tree_leaves(out):
-                recorder.note(leaf, Origin(layers=frozenset([name])))
-
-        return after
-
-    return [m.register_forward_hook(hook(n), with_kwargs=True) for n, m in modules.items()]
+def _in_short(error: Exception) -> str:
+    text = ' '.join(str(error).split())
+    return f'{type(error).__name__}: {text[:200]}'
 
 
-def _macs(module: nn.Module, given: Tensor, out: Any) -> int:
-    """Multiply-accumulates of one call of a convolution or linear layer, 0 for others."""
-    weight = getattr(module, 'weight', None)
-    if weight is None or not isinstance(out, Tensor):
-        return 0
-    if isinstance(module, nn.ConvTranspose2d):
-        return given.numel() // weight.shape[0] * weight.numel()
-    channels = out.shape[-1] if isinstance(module, nn.Linear) else out.shape[1]
-    return out.numel() // channels * weight.numel()
+def _merged(target: Target, passes: list[Seen], shape: tuple[int, ...]) -> Observation:
+    runs = [run for seen in passes for run in seen.runs]
+    places: dict[str, Places] = {}
+    kept: dict[str, str] = {}
+    for name in target.activations:
+        places[name], reason = settle(name, runs)
+        if reason:
+            kept[name] = reason
+
+    def place(call: Call) -> Place:
+        return (call[0], 0) if call[0] in kept else place_of(call, places[call[0]])
+
+    layers = _reads(passes)
+    for reads in layers.values():
+        reads.inputs = [replace(o, places=frozenset(map(place, o.places))) for o in reads.inputs]
+    for name in sorted(target.layers, key=list(target.modules).index):
+        users = [seen.recorder.borrowed[name] for seen in passes if name in seen.recorder.borrowed]
+        if users:
+            kept[name] = f'its weights are read by {users[0]}, not through its own forward'
+            layers.pop(name, None)
+        elif name not in layers:
+            kept[name] = 'no forward reaches it'
+    only_trained = set(layers) - set(passes[0].layers)
+    return Observation(
+        layers,
+        {name: found for name, found in places.items() if name not in kept},
+        {place(call) for seen in passes for call in seen.recorder.added},
+        {place(call) for seen in passes for call in seen.recorder.reread},
+        passes[0].last | (passes[-1].last & only_trained),
+        kept,
+        [name for name in target.activations if len(callers_of(name, runs)) > 1],
+        [note for seen in passes for note in seen.notes],
+        shape,
+    )
 
 
-def _watch_activations(
-    recorder: _Recorder, seen: Observation, modules: dict[str, nn.Module], nonneg: dict[str, bool]
-) -> list:
-    now: dict[str, int] = {}  # calls since the parent's forward began
-
-    def begin(name: str) -> Callable:
-        def before(module: nn.Module, args: tuple) -> None:
-            now[name] = 0
-
-        return before
-
-    def hook(name: str) -> Callable:
-        def after(module: nn.Module, args: tuple, out: Tensor) -> None:
-            place = (name, now.get(name, 0))
-            now[name] = place[1] + 1
-            seen.places[name] = max(seen.places.get(name, 0), now[name])
-            layers = recorder.origin(args[0]).layers
-            recorder.note(out, Origin(frozenset([place]), True, nonneg[name], False, layers))
-
-        return after
-
-    handles = [modules[n].register_forward_hook(hook(n)) for n in nonneg]
-    for name in nonneg:
-        parent = modules[name.rpartition('.')[0]]
-        handles.append(parent.register_forward_pre_hook(begin(name)))
-    return handles
+def _reads(passes: list[Seen]) -> dict[str, LayerReads]:
+    """What each layer was given in all passes; the MACs are those of the evaluation."""
+    layers: dict[str, LayerReads] = {}
+    for number, seen in enumerate(passes):
+        for name, reads in seen.layers.items():
+            merged = layers.setdefault(name, LayerReads(macs=0 if number else reads.macs))
+            merged.inputs.extend(reads.inputs)
+    return layers

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,10 +12,10 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..layers import QuantActivation, QuantizedLayer
+from ..layers import QuantActivation, QuantizedLayer, count_calls, forbid_fused_encoders
 from ..quantizers import ActivationQuantizer, Quantizer, Run, give_up_stale
 from .handlers import layer_handler, swap_class
-from .plan import LayerPlan, make_plan
+from .plan import ActivationPlan, LayerPlan, make_plan
 from .spec import FLOAT, QuantSpec
 
 
@@ -22,7 +23,7 @@ def quantize_(model: nn.Module, *, example: Tensor | None = None, **quant: Any) 
     """Convert the model in place to low-bit layers, and return it.
 
     quant: the keys of a config's `quant`: quantize_(model, w=1, a=2). example: an input to probe the
-    model with, for models that are not segmentors or do not take a small (1, 3, H, W) image.
+    model with, for models that do not take an image of the channels of their first convolution.
     Names of parameters and buffers stay; quantizers add some. Raises ValueError on a bad key.
 
     The quantizers start at the target bits; a schedule such as BitWidthDecayHook (a config's
@@ -32,16 +33,25 @@ def quantize_(model: nn.Module, *, example: Tensor | None = None, **quant: Any) 
     return convert_(model, QuantSpec.parse(quant), example)
 
 
-def convert_(model: nn.Module, spec: QuantSpec, example: Tensor | None = None) -> nn.Module:
-    """quantize_ with a checked spec. The model gets two attributes: quant_spec and quant_plan."""
-    plan = make_plan(model, spec, example)
+def convert_(
+    model: nn.Module,
+    spec: QuantSpec,
+    example: Tensor | None = None,
+    config: Mapping | None = None,
+) -> nn.Module:
+    """quantize_ with a checked spec. The model gets two attributes: quant_spec and quant_plan.
+
+    config: the model dict of the mmseg config that the model was built from.
+    """
+    plan = make_plan(model, spec, example, config)
+    if _unshare_activations(model, plan.shared):
+        plan = make_plan(model, spec, example, config)
     modules = dict(model.named_modules())
     for name, layer in plan.layers.items():
         _convert_layer(modules[name], layer, spec)
-    for name, (bits, signed) in plan.activations.items():
-        _convert_activation(modules[name], bits, signed, spec)
-    for module in model.modules():
-        _rewind_children(module)
+    for name, activation in plan.activations.items():
+        _convert_activation(name, modules, activation, spec)
+    forbid_fused_encoders(model)
     model.quant_spec, model.quant_plan = spec, plan
     _join(model, spec)
     return model
@@ -105,18 +115,43 @@ def _convert_layer(module: nn.Module, layer: LayerPlan, spec: QuantSpec) -> None
     module.attach(layer.bits.w, own, spec.method, spec.per_channel)
 
 
-def _convert_activation(module: nn.Module, bits: list[int], signed: bool, spec: QuantSpec) -> None:
-    if all(b == FLOAT for b in bits):
+def _convert_activation(
+    name: str, modules: dict[str, nn.Module], plan: ActivationPlan, spec: QuantSpec
+) -> None:
+    if all(b == FLOAT for b in plan.bits):
         return
+    module = modules[name]
     swap_class(module, QuantActivation)
-    rest = signed, spec.method, spec.calibrate
-    module.attach([None if b == FLOAT else ActivationQuantizer(b, *rest) for b in bits])
+    rest = plan.signed, spec.method, spec.calibrate
+    quants = [None if b == FLOAT else ActivationQuantizer(b, *rest) for b in plan.bits]
+    module.attach(quants, plan.places, plan.overwrites, name)
+    if len(quants) > 1:
+        count_calls(modules[plan.places.caller], module)
 
 
-def _rewind_children(module: nn.Module) -> None:
-    for child in module.children():
-        if isinstance(child, QuantActivation) and len(child.quants) > 1:
-            module.register_forward_pre_hook(child.rewind)
+def _unshare_activations(model: nn.Module, names: list[str]) -> bool:
+    """Give each holder of these activation modules a copy of its own; whether there were several.
+
+    Copies compute the same. Those of a PReLU hold the same parameter, so state dicts stay as they were.
+    """
+    shared = {id(model.get_submodule(name)) for name in names}
+    seen: set[int] = set()
+    copied = False
+    for parent in list(model.modules()):
+        for key, child in parent._modules.items():
+            if id(child) in seen:
+                parent._modules[key] = _copied(child)
+                copied = True
+            elif id(child) in shared:
+                seen.add(id(child))
+    return copied
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A module of the same class and settings with the same parameters and buffers."""
+    made = module.__class__.__new__(module.__class__)
+    made.__dict__ = {k: copy.copy(v) if isinstance(v, dict) else v for k, v in vars(module).items()}
+    return made
 
 
 def _allowed_bits(target: int, spec: QuantSpec) -> tuple[int, ...]:

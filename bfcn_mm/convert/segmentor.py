@@ -21,6 +21,6 @@ def QuantSegmentor(segmentor: Any, quant: dict, **model: Any) -> nn.Module:
     that segmentor's own keys. Returns the segmentor itself, converted in place.
     """
     spec = QuantSpec.parse(quant)
-    built = convert_(MODELS.build(dict(type=segmentor, **model)), spec)
+    built = convert_(MODELS.build(dict(type=segmentor, **model)), spec, config=model)
     print_log(summarize(built), logger='current')
     return built

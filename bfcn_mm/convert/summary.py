@@ -10,7 +10,8 @@ from .spec import FLOAT
 
 
 def summarize(model: nn.Module) -> str:
-    """Layers by bits with weights, bytes, MACs and bit-operations, and what stayed float and why."""
+    """Layers by bits with weights, bytes, MACs and bit-operations, the first and last ones, and what
+    stayed float and why."""
     plan: Plan = model.quant_plan
     modules = dict(model.named_modules())
     groups: dict[tuple[int, int], list[int]] = {}
@@ -31,10 +32,17 @@ def summarize(model: nn.Module) -> str:
             f'{_width(w):>4} {_width(a):>4} {count:7d} {weights:12,d} {-(-weights * w // 8):12,d} '
             f'{macs / 1e9:8.2f} {bitops}'
         )
+    for what, names in (
+        ('first layers, which see the input', plan.first),
+        ('last layers, which make the output', plan.last),
+    ):
+        for bits in dict.fromkeys(plan.layers[name].bits for name in names):
+            some = _some([name for name in names if plan.layers[name].bits == bits])
+            lines.append(f'{what}: {some} (w {_width(bits.w)}, a {_width(bits.a)})')
     for reason in dict.fromkeys(plan.kept.values()):
         names = [name for name, why in plan.kept.items() if why == reason]
-        more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-        lines.append(f'left in float: {", ".join(names[:3])}{more} ({reason})')
+        lines.append(f'left in float: {_some(names)} ({reason})')
+    lines.extend(f'note: {note}' for note in plan.notes)
     return '\n'.join(lines)
 
 
@@ -46,6 +54,11 @@ def bits_now(model: nn.Module) -> dict[str, int]:
     return {kind: min(bits, default=FLOAT) for kind, bits in kinds.items()}
 
 
+def _some(names: list[str]) -> str:
+    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+    return ', '.join(names[:3]) + more
+
+
 def _matrices(module: nn.Module) -> list[nn.Parameter]:
     if isinstance(module, nn.MultiheadAttention):
         return [module.in_proj_weight, module.out_proj.weight]
@@ -53,7 +66,7 @@ def _matrices(module: nn.Module) -> list[nn.Parameter]:
 
 
 def _places(plan: Plan) -> int:
-    return sum(b != FLOAT for bits, _ in plan.activations.values() for b in bits)
+    return sum(b != FLOAT for activation in plan.activations.values() for b in activation.bits)
 
 
 def _width(bits: int) -> str:

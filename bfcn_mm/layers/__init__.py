@@ -1,11 +1,13 @@
 """A layer and its quantizers."""
 
-from .activation import QuantActivation
-from .attention import QuantAttention
+from .activation import CallsActivations, Places, QuantActivation, count_calls
+from .attention import QuantAttention, forbid_fused_encoders
 from .base import QuantizedLayer, derive
 from .linear import QuantAdaptiveConv, QuantConv, QuantConvTranspose2d, QuantLinear
 
 __all__ = [
+    'CallsActivations',
+    'Places',
     'QuantActivation',
     'QuantAdaptiveConv',
     'QuantAttention',
@@ -13,5 +15,7 @@ __all__ = [
     'QuantConvTranspose2d',
     'QuantLinear',
     'QuantizedLayer',
+    'count_calls',
     'derive',
+    'forbid_fused_encoders',
 ]

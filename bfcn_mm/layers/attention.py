@@ -10,6 +10,19 @@ from ..quantizers import WEIGHT_QUANTIZERS, ActivationQuantizer
 from .base import QuantizedLayer
 
 
+def forbid_fused_encoders(model: nn.Module) -> None:
+    """Make torch's encoder layers call their children, in evaluation too.
+
+    Without gradients nn.TransformerEncoderLayer hands the parameters of its children to one fused kernel,
+    and nn.TransformerEncoder packs padded batches into nested tensors: both pass quantizers by.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
+        elif isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = module.enable_nested_tensor = False
+
+
 class QuantAttention(QuantizedLayer):
     """MultiheadAttention with quantized projections; scores and softmax stay in float.
 
