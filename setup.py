@@ -9,6 +9,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent
 TRITON = 'triton>=3.4; platform_system == "Linux" and platform_machine in "x86_64 aarch64"'
 NVRTC = 'nvidia-cuda-nvrtc>=13; platform_system == "Linux" and platform_machine in "x86_64 aarch64"'
+TORCH = 'torch>=2.1'
 HOOK = 'bfcn_mm_compat.pth'
 
 
@@ -52,17 +53,18 @@ setup(
         'bfcn_kernels': [
             'cpu/**/*.[ch]',
             'cpu/**/*.inc',
-            'cpu/**/CMakeLists.txt',
-            'cpu/**/*.cmake',
+            'cpu/prebuilt/*/*.so',  # of wheels for one machine: bfcn_kernels/cpu/build.py
             'arm/*.c',
+            'arm/*.cpp',
             'triton/*.cu',
         ]
     },
     cmdclass={'build_py': BuildWithHook},
-    install_requires=['torch>=2.1', 'numpy'],
+    install_requires=['numpy'],  # what bfcn_kernels runs packed models with, in numpy and in C
     extras_require={
         # mmsegmentation forgets ftfy and regex; mmengine reads installed packages by pkg_resources.
         'mmseg': [
+            TORCH,
             'mmsegmentation==1.2.2',
             'mmengine==0.10.7',
             'mmcv-lite==2.1.0',
@@ -72,6 +74,7 @@ setup(
         ],
         # mmcv-lite would bring stock mmengine, whose files lie where onedl-mmengine's do.
         'onedl': [
+            TORCH,
             'onedl-mmsegmentation==1.4.2',
             'onedl-mmengine==0.10.12',
             'onedl-mmcv==2.3.6',
@@ -79,7 +82,7 @@ setup(
         'export': ['gguf'],
         'demo': ['gguf', 'onnx', 'onnxruntime'],
         'bench': ['gguf', 'matplotlib', 'nncf', 'onnx', 'onnxruntime', 'openvino'],
-        'triton': [TRITON],
+        'triton': [TORCH, TRITON],
         'dev': [
             'clang-format',
             'cmake',

@@ -11,6 +11,8 @@ from . import convert, datasets, engine, models, quantizers  # noqa: E402
 from .convert import QuantSpec, calibrate, quantize_  # noqa: E402
 
 convert.config.install()
+convert.other_bits.install()
+datasets.check.install()
 
 
 def _kernels():

@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
+from PIL import Image
 
 import bfcn_mm
 from bfcn_mm.convert import QuantSpec
@@ -22,6 +24,8 @@ BITS = {
     '1w2a': (1, 2),
     '1w1a': (1, 1),
 }
+DATA = ['camvid', 'camvid_half', 'cityscapes', 'streets', 'voc12_aug']
+RATIOS = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
 CLASSES = dict(voc=21, cityscapes=19, camvid=11)
 
 
@@ -69,6 +73,34 @@ def test_the_image_size_of_the_model_is_the_crop(path):
     config = Config.fromfile(path)
     assert tuple(config.model.data_preprocessor.size) == tuple(config.crop_size)
     assert config.model.test_cfg.mode == 'whole'
+
+
+@pytest.mark.parametrize('path', PATHS, ids=named)
+def test_has_what_test_time_augmentation_needs(path):
+    config = Config.fromfile(path)
+    assert config.tta_model.type == 'SegTTAModel'
+    assert config.tta_pipeline[-1].type == 'TestTimeAug'
+
+
+@pytest.mark.parametrize('data', DATA)
+def test_time_augmentation_makes_six_sizes_and_their_mirror_images(data, tmp_path):
+    config = Config.fromfile(CONFIGS / f'_base_/datasets/{data}.py')
+    height, width = 120, 160
+    Image.new('RGB', (width, height)).save(tmp_path / 'a.png')
+    Image.new('L', (width, height)).save(tmp_path / 'b.png')
+    sample = dict(
+        img_path=str(tmp_path / 'a.png'),
+        seg_map_path=str(tmp_path / 'b.png'),
+        reduce_zero_label=False,
+        label_map=None,
+        seg_fields=[],
+    )
+    made = Compose(config.tta_pipeline)(sample)
+    base = (180, 240) if data == 'camvid_half' else (height, width)
+    expected = [tuple(round(r * side) for side in base) for r in config.get('img_ratios', RATIOS)]
+    assert [tuple(x.shape[1:]) for x in made['inputs'][::2]] == expected
+    assert [s.flip for s in made['data_samples']] == [False, True] * len(expected)
+    assert {s.gt_sem_seg.data.shape for s in made['data_samples']} == {(1, height, width)}
 
 
 @pytest.mark.parametrize('path', OURS, ids=named)

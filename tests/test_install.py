@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = [
     *('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'CHANGELOG.md', 'LICENSE'),
+    'constraints.txt',
     *('bfcn_mm_compat.pth', '_bfcn_mm_compat.py', 'bfcn_mm', 'kernels'),
 ]
 BUILD = """
@@ -38,7 +39,7 @@ def build(hook, source, target):
 def checkout(tmp_path_factory):
     """A copy of the sources: a build writes beside them."""
     folder = tmp_path_factory.mktemp('checkout')
-    ignore = shutil.ignore_patterns('__pycache__', '*.so', '*.o', 'build', 'tests')
+    ignore = shutil.ignore_patterns('__pycache__', '*.so', '*.o', 'build')
     for name in SOURCES:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name, ignore=ignore)
@@ -76,7 +77,7 @@ def expected_files():
     roots = {'bfcn_mm': ROOT, 'bfcn_kernels': ROOT / 'kernels'}
     for package, root in roots.items():
         for path in (root / package).rglob('*'):
-            if path.suffix in {'.py', '.c', '.cu', '.h', '.inc', '.cmake'}:
+            if path.suffix in {'.py', '.c', '.cpp', '.cu', '.h', '.inc'}:
                 yield path.relative_to(root).as_posix()
 
 
@@ -96,12 +97,48 @@ def test_uninstall_removes_the_hook(wheel):
     assert '_bfcn_mm_compat.py' in recorded
 
 
-def test_sdist_builds_the_same_wheel(checkout, wheel, tmp_path):
-    sdist = build('build_sdist', checkout, tmp_path / 'dist')
-    shutil.unpack_archive(sdist, tmp_path)
-    unpacked = tmp_path / sdist.name.removesuffix('.tar.gz')
-    again = build('build_wheel', unpacked, tmp_path / 'dist')
+@pytest.fixture(scope='module')
+def unpacked_sdist(checkout, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('sdist')
+    sdist = build('build_sdist', checkout, folder)
+    shutil.unpack_archive(sdist, folder)
+    return folder / sdist.name.removesuffix('.tar.gz')
+
+
+def test_sdist_builds_the_same_wheel(unpacked_sdist, wheel, tmp_path):
+    again = build('build_wheel', unpacked_sdist, tmp_path / 'dist')
     assert sorted(zipfile.ZipFile(again).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which('cmake'), reason='needs cmake')
+def test_sdist_builds_the_c_runtime_with_its_tests(unpacked_sdist, tmp_path):
+    def call(*command):
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    fast = ('-DCMAKE_BUILD_TYPE=None', '-DCMAKE_C_FLAGS=-O0')
+    call('cmake', '-S', unpacked_sdist / 'kernels', '-B', tmp_path, *fast)
+    call(
+        'cmake', '--build', tmp_path, '-j', '2', '--target', 'bfcn-run', 'bfcn-bench', 'test_trace'
+    )
+    model = unpacked_sdist / 'kernels' / 'tests' / 'data' / 'toy.gguf'
+    assert 'median' in call(tmp_path / 'bfcn-bench', model, '--size', 8, 9, '--runs', 1)
+    assert 'labels' in call(tmp_path / 'tests' / 'test_trace', model, 8, 9)
+
+
+def test_the_packages_need_numpy_alone(wheel):
+    """What trains needs torch, by the extras; what runs a packed model does not."""
+    archive = zipfile.ZipFile(wheel)
+    (metadata,) = [name for name in archive.namelist() if name.endswith('.dist-info/METADATA')]
+    lines = archive.read(metadata).decode().splitlines()
+    needs = [
+        line.removeprefix('Requires-Dist: ') for line in lines if line[:14] == 'Requires-Dist:'
+    ]
+    assert [need for need in needs if 'extra ==' not in need] == ['numpy']
+    for extra in ('mmseg', 'onedl', 'triton'):
+        assert any('torch>=2.1' in need and f'extra == "{extra}"' in need for need in needs), extra
 
 
 def test_editable_wheel_carries_the_hook(checkout, tmp_path):

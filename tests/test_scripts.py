@@ -7,7 +7,8 @@ import sys
 
 import pytest
 import torch
-from helpers import SCRIPTS, TOOLS, environment, run_script, tiny_config, write_config
+from helpers import ROOT, SCRIPTS, TOOLS, environment, run_script, tiny_config, write_config
+from mmengine.config import Config
 
 QUANT = dict(w=1, a=2, calibrate=2, decay=dict(start=3, rate=1, every=1))
 
@@ -48,6 +49,17 @@ def test_test_and_our_test_print_the_same(trained):
         results.append(re.findall(r'(?:aAcc|mIoU|mAcc): [\d.]+', text))
     assert results[0] == results[1]
     assert len(results[0]) == 3
+
+
+def test_test_time_augmentation(trained):
+    folder, _ = trained
+    config = tiny_config(folder, 4, quant=QUANT)
+    streets = Config.fromfile(ROOT / 'configs/_base_/datasets/streets.py')
+    config |= dict(tta_model=dict(type='SegTTAModel'), tta_pipeline=streets.tta_pipeline.copy())
+    path = write_config(folder / 'tta.py', config)
+    for script in (SCRIPTS / 'test.py', TOOLS / 'test.py'):
+        text = output(script, path, folder / 'work/iter_4.pth', '--tta', cwd=folder)
+        assert re.search(r'mIoU: [\d.]+', text)
 
 
 def test_get_flops_counts_what_it_counts_for_the_float_model(trained, tmp_path):

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _mmseg import errors_in_one_line
-from mmengine.config import Config, DictAction
+from _mmseg import CfgOptions, errors_in_one_line
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 from PIL import Image
@@ -89,7 +89,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, default=Path('compare_out'), help='folder to write to')
     parser.add_argument('--pictures', type=int, default=4, help='images to show, 0 for none')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={}, help='changes to every config'
+        '--cfg-options', nargs='+', action=CfgOptions, default={}, help='changes to every config'
     )
     args = parser.parse_args()
     if args.pictures < 0:

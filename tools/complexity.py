@@ -7,8 +7,8 @@ import csv
 import json
 from pathlib import Path
 
-from _mmseg import errors_in_one_line
-from mmengine.config import Config, DictAction
+from _mmseg import CfgOptions, errors_in_one_line
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
@@ -38,7 +38,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--sort', choices=COLUMNS[2:], help='largest first, by this column')
     parser.add_argument('--csv', type=Path, metavar='PATH', help='write the layers to a file')
     parser.add_argument('--json', action='store_true', help='print JSON instead of tables')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions)
     return parser.parse_args()
 
 

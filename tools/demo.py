@@ -1,7 +1,8 @@
 """Train a small BFCN on drawn street scenes in float, take it down to 1-2 bit, pack it, and show both.
 
 `make demo` runs this after installing. The steps are commands that work by themselves; each is printed
-before it runs. Everything is written to --out; another run starts over, on the same scenes.
+before it runs. Everything is written to --out; another run removes what this one made there, and starts
+over on the same scenes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FLOAT_CONFIG, BIT_CONFIG = 'configs/bfcn_demo_fp32.py', 'configs/bfcn_demo.py'
 OUT = Path('demo_out')  # the configs read and write there too
+FOLDERS = ('float', 'low_bit', 'compare', 'packed')  # in it, of one run
+MARKER = '.made_by_demo'
 ITERS = 640  # of each of the two runs, as in the configs
 FLOAT = (32, 32)
 IMAGE = (128, 192)  # height, width of a scene
@@ -64,9 +67,11 @@ def main() -> int:
     args = parse_args()
     os.chdir(ROOT)
     out = shown(args.out)
-    for folder in ('float', 'low_bit', 'compare', 'packed'):
-        shutil.rmtree(out / folder, ignore_errors=True)
-    (out / 'logs').mkdir(parents=True, exist_ok=True)
+    try:
+        start_over(out)
+    except OSError as error:
+        print(f'demo: {error}', file=sys.stderr)
+        return 1
     started = time.monotonic()
     all_steps = steps(out, args.iters)
     try:
@@ -82,6 +87,28 @@ def main() -> int:
         return 1
     print(f'\nDone in {clock(time.monotonic() - started)}.')
     return 0
+
+
+def start_over(out: Path) -> None:
+    """Empty folders for the steps: those of an earlier run are removed, known by the marker in them.
+
+    Raises FileExistsError, before anything is removed, for a folder that a demo has not made; OSError.
+    """
+    folders = [out / name for name in FOLDERS]
+    for folder in folders:
+        if os.path.lexists(folder) and (folder.is_symlink() or not (folder / MARKER).is_file()):
+            raise FileExistsError(
+                f'{folder} was not made by a demo (it has no {MARKER}) and would be replaced: '
+                'move it, or give another --out'
+            )
+    for folder in folders:
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        (folder / MARKER).write_text(
+            'Made by tools/demo.py, which removes this folder when it runs again.\n'
+        )
+    (out / 'logs').mkdir(exist_ok=True)
 
 
 def parse_args() -> argparse.Namespace:

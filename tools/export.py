@@ -3,9 +3,9 @@
 import argparse  # noqa: I001 - _mmseg comes before what it mends
 from pathlib import Path
 
-from _mmseg import errors_in_one_line
+from _mmseg import CfgOptions, errors_in_one_line
 from bfcn_kernels import write
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from bfcn_mm.export.checkpoint import pack_checkpoint
 
@@ -15,18 +15,17 @@ def main() -> None:
     parser.add_argument('config')
     parser.add_argument('checkpoint')
     parser.add_argument('out', type=Path)
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions)
     parser.add_argument(
         '--thresholds', action='store_true', help='store the thresholds too, about 3 %% more bytes'
     )
     args = parser.parse_args()
-    with errors_in_one_line():
-        config = Config.fromfile(args.config)
-        if args.cfg_options is not None:
-            config.merge_from_dict(args.cfg_options)
-        packed, _ = pack_checkpoint(config, args.checkpoint)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        write(args.out, packed.model, args.thresholds)
+    config = Config.fromfile(args.config)
+    if args.cfg_options is not None:
+        config.merge_from_dict(args.cfg_options)
+    packed, _ = pack_checkpoint(config, args.checkpoint)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write(args.out, packed.model, args.thresholds)
     meta = packed.model.metadata
     print(
         f'{args.out}: {args.out.stat().st_size:,} bytes, {len(packed.model.graph.ops)} ops, '
@@ -36,4 +35,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with errors_in_one_line():
+        main()

@@ -8,10 +8,10 @@ import argparse  # noqa: I001 - _mmseg comes before what it mends
 import sys
 
 import torch
-from _mmseg import errors_in_one_line
+from _mmseg import CfgOptions, errors_in_one_line
 from bfcn_kernels import load, read
 from bfcn_kernels.builder import random_image
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from bfcn_mm.export import TorchEngine, verify
 from bfcn_mm.export.checkpoint import pack_checkpoint, test_samples
@@ -30,14 +30,13 @@ def main() -> None:
     )
     parser.add_argument('--images', type=int, default=2)
     parser.add_argument('--size', nargs=2, type=int, default=(128, 192), help='H W, file alone')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions)
     args = parser.parse_args()
     if len(args.paths) not in (1, 3):
         parser.error(f'give OUT.gguf or CONFIG CHECKPOINT OUT.gguf, got {len(args.paths)} paths')
     if args.images < 1:
         parser.error(f'--images must be 1 or more, got {args.images}')
-    with errors_in_one_line():
-        agree = _verify_file(args) if len(args.paths) == 1 else _verify_checkpoint(args)
+    agree = _verify_file(args) if len(args.paths) == 1 else _verify_checkpoint(args)
     sys.exit(0 if agree else 1)
 
 
@@ -120,4 +119,5 @@ def _print_report(report: verify.FakeQuantReport) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with errors_in_one_line():
+        main()

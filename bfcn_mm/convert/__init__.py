@@ -1,6 +1,7 @@
 """`quant=` -> spec -> plan -> walk the model, swap classes, keep names."""
 
-from . import config
+from . import config, other_bits
+from .other_bits import forget_other_bits
 from .quantize import calibrate, convert_, quantize_, quantizers, set_cap
 from .segmentor import QuantSegmentor
 from .spec import FLOAT, Bits, Decay, QuantSpec
@@ -16,6 +17,8 @@ __all__ = [
     'calibrate',
     'config',
     'convert_',
+    'forget_other_bits',
+    'other_bits',
     'quantize_',
     'quantizers',
     'set_cap',

@@ -6,8 +6,8 @@ when a Config is made, merged into (--cfg-options) or assigned to. The config th
     model = dict(type='QuantSegmentor', segmentor='EncoderDecoder', quant=dict(...), backbone=...)
 
 and no top-level `quant`: whatever builds cfg.model gets the quantized model, and the config that mmengine
-writes into work_dir says all by itself. A later top-level `quant` is merged over the earlier one; None
-takes quantization out again.
+writes into work_dir is self-contained. A later top-level `quant` is merged over the earlier one;
+mmengine's `_delete_=True` in it drops the earlier one, and None takes quantization out again.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ HOOKS = (
     'ExactResumeHook',
 )
 CONSTRUCTOR = 'QuantOptimWrapperConstructor'
+INNER = 'inner_constructor'  # key of optim_wrapper: the constructor that the config names itself
+LOWERED_AGAIN = ('quant', 'optim_wrapper', 'custom_hooks')  # keys that a user may assign later
+_ABSENT = object()
 
 
 def install() -> None:
@@ -54,7 +57,7 @@ def _then_lower_key(method: Callable) -> Callable:
     @functools.wraps(method)
     def lowering(self: Config, name: str, value: object) -> None:
         method(self, name, value)
-        if name == 'quant':
+        if name in LOWERED_AGAIN:
             lower(self._cfg_dict)
 
     return lowering
@@ -65,19 +68,22 @@ def lower(cfg: ConfigDict) -> None:
 
     Raises ValueError if `quant` is not valid (QuantSpec) or there is no model to quantize.
     """
-    given = cfg.pop('quant', {})
+    given = cfg.pop('quant', _ABSENT)
     model = cfg.get('model')
+    if model is not None:
+        _follow_segmentor(model)
+        if given is None:
+            _restore(cfg, model)
+    if given is None or (given is _ABSENT and (model or {}).get('type') != WRAPPER):
+        return
     if model is None:
-        if given:
-            raise ValueError('quant: the config has no model to quantize')
-        return
-    if given is None:
-        _restore(cfg, model)
-        return
-    if not given and model.get('type') != WRAPPER:
-        return
-    if not isinstance(given, dict):
+        raise ValueError('quant: the config has no model to quantize')
+    if given is _ABSENT:
+        given = {}
+    elif not isinstance(given, dict):
         QuantSpec.parse(given)
+    if 'type' not in model:
+        raise ValueError('quant: the config has a model without a type')
     quant = _merged(model.get('quant') or {}, given)
     spec = QuantSpec.parse(quant)
     if model['type'] != WRAPPER:
@@ -89,17 +95,33 @@ def lower(cfg: ConfigDict) -> None:
     _spare_steps(cfg)
 
 
+def _follow_segmentor(model: ConfigDict) -> None:
+    """A child config or --cfg-options may name another segmentor in a model dict that was lowered."""
+    if {'type', 'segmentor', 'quant'} <= model.keys() and model['type'] != WRAPPER:
+        model['segmentor'], model['type'] = _name(model['type']), WRAPPER
+
+
 def _name(kind: str | type) -> str:
     """A class, as new-style configs name types, by its import path: what a dumped config can hold."""
     return kind if isinstance(kind, str) else f'{kind.__module__}.{kind.__qualname__}'
 
 
+def _kind(thing: object) -> str:
+    """The class name of a config's dict, class, or object; without scope ('mmseg.X') or import path."""
+    kind = thing.get('type') if isinstance(thing, dict) else thing
+    if not isinstance(kind, str | type):
+        kind = type(kind)
+    return _name(kind).rpartition('.')[2]
+
+
 def _merged(old: dict, new: dict) -> ConfigDict:
-    """new over old, dicts in dicts merged key by key; None replaces."""
-    result = ConfigDict(old)
+    """new over old, dicts in dicts merged key by key; None replaces, and so does a dict with _delete_."""
+    new = dict(new)
+    result = ConfigDict({} if new.pop('_delete_', False) else old)
     for key, value in new.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = _merged(result[key], value) if both else value
+        if isinstance(value, dict):
+            value = _merged(result[key] if isinstance(result.get(key), dict) else {}, value)
+        result[key] = value
     return result
 
 
@@ -108,17 +130,19 @@ def _restore(cfg: ConfigDict, model: ConfigDict) -> None:
         model['type'] = model.pop('segmentor')
         model.pop('quant')
     hooks = cfg.get('custom_hooks') or []
-    cfg['custom_hooks'] = [hook for hook in hooks if hook['type'] not in HOOKS]
+    cfg['custom_hooks'] = [hook for hook in hooks if _kind(hook) not in HOOKS]
     wrapper = cfg.get('optim_wrapper')
-    if isinstance(wrapper, dict) and wrapper.get('constructor') == CONSTRUCTOR:
+    if isinstance(wrapper, dict) and _kind(wrapper.get('constructor')) == CONSTRUCTOR:
         wrapper.pop('constructor')
+        if INNER in wrapper:
+            wrapper['constructor'] = wrapper.pop(INNER)
 
 
 def _add_hooks(cfg: ConfigDict, spec: QuantSpec) -> None:
     """Each hook once; one that the config lists itself keeps its settings."""
     unasked = {'BitWidthDecayHook': spec.decay is None, 'DistillHook': spec.distill is None}
-    hooks = [h for h in cfg.get('custom_hooks') or [] if not unasked.get(h['type'])]
-    listed = [hook['type'] for hook in hooks]
+    hooks = [h for h in cfg.get('custom_hooks') or [] if not unasked.get(_kind(h))]
+    listed = [_kind(hook) for hook in hooks]
     for name in HOOKS:
         if name not in listed and not unasked.get(name):
             hooks.append(ConfigDict(type=name))
@@ -127,7 +151,7 @@ def _add_hooks(cfg: ConfigDict, spec: QuantSpec) -> None:
 
 def _add_import(cfg: ConfigDict) -> None:
     imports = cfg.get('custom_imports') or ConfigDict(imports=[], allow_failed_imports=False)
-    names = imports['imports']
+    names = imports.get('imports') or []
     names = [names] if isinstance(names, str) else list(names)
     if 'bfcn_mm' not in names:
         imports['imports'] = [*names, 'bfcn_mm']
@@ -135,6 +159,13 @@ def _add_import(cfg: ConfigDict) -> None:
 
 
 def _spare_steps(cfg: ConfigDict) -> None:
+    """Put our constructor around the one that the config names."""
     wrapper = cfg.get('optim_wrapper')
-    if isinstance(wrapper, dict) and 'optimizer' in wrapper:
-        wrapper.setdefault('constructor', CONSTRUCTOR)
+    if not isinstance(wrapper, dict):
+        return
+    named = wrapper.get('constructor')
+    if named is None and not isinstance(wrapper.get('optimizer'), dict):
+        return  # optimizers that were built by the user
+    if named is not None and _kind(named) != CONSTRUCTOR:
+        wrapper[INNER] = _name(named)
+    wrapper['constructor'] = CONSTRUCTOR

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..layers import QuantActivation, count_calls, forbid_fused_encoders
-from ..quantizers import ActivationQuantizer, Quantizer
+from ..layers import QuantActivation, QuantizedLayer, count_calls, forbid_fused_encoders
+from ..quantizers import ActivationQuantizer, Quantizer, Run, give_up_stale
 from .handlers import layer_handler, swap_class
 from .plan import ActivationPlan, LayerPlan, make_plan
 from .spec import FLOAT, QuantSpec
@@ -51,9 +53,56 @@ def convert_(
         _convert_activation(name, modules, activation, spec)
     forbid_fused_encoders(model)
     model.quant_spec, model.quant_plan = spec, plan
-    for _, quantizer in quantizers(model):
-        quantizer.allowed = _allowed_bits(quantizer.target, spec)
+    _join(model, spec)
     return model
+
+
+def _join(model: nn.Module, spec: QuantSpec) -> None:
+    """Make the quantizers parts of this model: names, allowed bits, what they share, mode and freedom."""
+    model.quant_run = Run()
+    for name, quantizer in quantizers(model):
+        quantizer.name, quantizer.run = name, model.quant_run
+        quantizer.allowed = _allowed_bits(quantizer.target, spec)
+    for module in model.modules():
+        if not isinstance(module, Quantizer):
+            module._register_load_state_dict_pre_hook(give_up_stale, with_module=True)
+        if isinstance(module, QuantizedLayer | QuantActivation):
+            for _, quantizer in quantizers(module):
+                quantizer.train(module.training)
+        if isinstance(module, QuantizedLayer) and not _learns(module):
+            for _, quantizer in quantizers(module):
+                quantizer.requires_grad_(False)
+    model.register_forward_pre_hook(_forward_begins)
+    model.register_forward_hook(_forward_ended, always_call=True)
+
+
+def _learns(layer: nn.Module) -> bool:
+    """Whether any weight of the layer is trained; steps of a frozen layer are frozen with it."""
+    steps = {id(p) for _, quantizer in quantizers(layer) for p in quantizer.parameters()}
+    return any(p.requires_grad for p in layer.parameters() if id(p) not in steps)
+
+
+def _forward_begins(model: nn.Module, args: tuple) -> None:
+    model.quant_run.training = model.training
+    if model.quant_run.notes:
+        _report(model.quant_run)
+
+
+def _forward_ended(model: nn.Module, args: tuple, out: Any) -> None:
+    model.quant_run.training = False
+
+
+def _report(run: Run) -> None:
+    """Log which grids were not believed, and why."""
+    for why in dict.fromkeys(why for why, _ in run.notes):
+        names = [name for reason, name in run.notes if reason == why]
+        more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+        print_log(
+            f'{why}: the grids of {", ".join(names[:3])}{more} are placed again',
+            logger='current',
+            level=logging.WARNING,
+        )
+    run.notes.clear()
 
 
 def _convert_layer(module: nn.Module, layer: LayerPlan, spec: QuantSpec) -> None:
@@ -61,7 +110,7 @@ def _convert_layer(module: nn.Module, layer: LayerPlan, spec: QuantSpec) -> None
     swap_class(module, handler.mixin)
     own = None
     if layer.own_input:
-        own = ActivationQuantizer(layer.bits.a, layer.signed, spec.method)
+        own = ActivationQuantizer(layer.bits.a, layer.signed, spec.method, spec.calibrate)
         own.to(next(module.parameters()).device)
     module.attach(layer.bits.w, own, spec.method, spec.per_channel)
 
@@ -73,9 +122,8 @@ def _convert_activation(
         return
     module = modules[name]
     swap_class(module, QuantActivation)
-    quants = [
-        None if b == FLOAT else ActivationQuantizer(b, plan.signed, spec.method) for b in plan.bits
-    ]
+    rest = plan.signed, spec.method, spec.calibrate
+    quants = [None if b == FLOAT else ActivationQuantizer(b, *rest) for b in plan.bits]
     module.attach(quants, plan.places, plan.overwrites, name)
     if len(quants) > 1 and plan.places.caller is not None:
         count_calls(modules[plan.places.caller], module)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from ..quantizers import METHODS
+from ..quantizers import METHODS, Calibration
+from ..quantizers.calibration import LEAST_ERROR, RULES
 
 FLOAT = 32
 
@@ -23,6 +25,11 @@ def _reject_unknown(where: str, given: Mapping, allowed: Sequence[str]) -> None:
 def _check_bits(name: str, bits: Any) -> None:
     if isinstance(bits, bool) or not isinstance(bits, int) or bits not in (*range(1, 9), FLOAT):
         raise ValueError(f'{name} must be an integer in 1..8, or 32 for float, got {bits!r}')
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a finite int or float; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_count(name: str, value: Any, least: int) -> None:
@@ -110,7 +117,7 @@ class Decay:
         _reject_unknown('quant.decay.rewarm', rewarm, ('iters', 'factor'))
         _check_count('quant.decay.rewarm.iters', rewarm.get('iters'), 1)
         factor = rewarm.get('factor', 0.1)
-        if not isinstance(factor, int | float) or not 0 < factor <= 1:
+        if not _is_number(factor) or not 0 < factor <= 1:
             raise ValueError(f'quant.decay.rewarm.factor must be in (0, 1], got {factor!r}')
 
     def _check_stages(self) -> None:
@@ -180,12 +187,32 @@ class Distill:
                 raise ValueError(f'quant.distill.{name} must be a file, got {value!r}')
         for name in ('weight', 'features', 'temperature'):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+            if not _is_number(value) or value < 0:
                 raise ValueError(f'quant.distill.{name} must be 0 or more, got {value!r}')
         if self.temperature == 0:
             raise ValueError('quant.distill.temperature must be more than 0, got 0')
         if not self.weight and not self.features:
             raise ValueError('quant.distill: weight and features are both 0, nothing is learned')
+
+
+def _parse_calibration(given: Any) -> Calibration:
+    """A number of batches, or a dict with keys of Calibration."""
+    if isinstance(given, Calibration):
+        return given
+    if not isinstance(given, Mapping):
+        _check_count('quant.calibrate', given, 1)
+        return Calibration(given)
+    _reject_unknown('quant.calibrate', given, [f.name for f in fields(Calibration)])
+    parsed = Calibration(**given)
+    _check_count('quant.calibrate.batches', parsed.batches, 1)
+    if parsed.rule not in RULES:
+        raise ValueError(
+            f'quant.calibrate.rule must be one of {", ".join(RULES)}, got {parsed.rule!r}'
+        )
+    share = parsed.percentile
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 50 < share <= 100:
+        raise ValueError(f'quant.calibrate.percentile must be in (50, 100], got {share!r}')
+    return parsed
 
 
 @dataclass(frozen=True)
@@ -199,7 +226,7 @@ class QuantSpec:
     method: str = 'lsq'
     per_channel: bool = True
     residual: int | None = None
-    calibrate: int = 32
+    calibrate: Calibration = LEAST_ERROR
     overrides: tuple[tuple[str, Bits], ...] = ()
     skip: tuple[str, ...] = ()
     decay: Decay | None = None
@@ -222,6 +249,8 @@ class QuantSpec:
                 values[key] = Bits.parse(f'quant.{key}', values[key])
         values['overrides'] = cls._parse_overrides(values.get('overrides') or {})
         values['skip'] = cls._parse_skip(values.get('skip') or ())
+        if 'calibrate' in values:
+            values['calibrate'] = _parse_calibration(values['calibrate'])
         if values.get('decay') is not None:
             values['decay'] = Decay.parse(values['decay'])
         if values.get('distill') is not None:
@@ -230,12 +259,15 @@ class QuantSpec:
 
     @staticmethod
     def _parse_overrides(given: Any) -> tuple[tuple[str, Bits], ...]:
-        if isinstance(given, tuple):
+        if isinstance(given, tuple) and all(_names_bits(entry) for entry in given):
             return given
         if not isinstance(given, Mapping):
             raise ValueError(
                 f'quant.overrides must be a dict of module name -> dict(w=..., a=...), got {given!r}'
             )
+        for name in given:
+            if not isinstance(name, str):
+                raise ValueError(f'quant.overrides must name modules by strings, got {name!r}')
         return tuple(
             (name, Bits.parse(f'quant.overrides[{name!r}]', bits)) for name, bits in given.items()
         )
@@ -250,7 +282,7 @@ class QuantSpec:
     def __post_init__(self) -> None:
         _check_bits('quant.w', self.w)
         _check_bits('quant.a', self.a)
-        if self.method not in METHODS:
+        if not isinstance(self.method, str) or self.method not in METHODS:
             raise ValueError(
                 f'quant.method must be one of {", ".join(METHODS)}, got {self.method!r}'
             )
@@ -262,7 +294,6 @@ class QuantSpec:
                 raise ValueError(
                     f'quant.residual must be at least quant.a = {self.a}, got {self.residual}'
                 )
-        _check_count('quant.calibrate', self.calibrate, 1)
         self.caps()
 
     def caps(self) -> tuple[int, ...]:
@@ -296,6 +327,16 @@ class QuantSpec:
                 for key, value in given['decay'].items()
             }
         return given
+
+
+def _names_bits(entry: Any) -> bool:
+    """Whether an entry of a checked `overrides`: (name, Bits)."""
+    return (
+        isinstance(entry, tuple)
+        and len(entry) == 2
+        and isinstance(entry[0], str)
+        and isinstance(entry[1], Bits)
+    )
 
 
 def within(name: str, key: str) -> bool:

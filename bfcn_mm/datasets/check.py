@@ -1,5 +1,7 @@
 """Is the data where the config says, and do its labels fit the model? Asked before training."""
 
+import functools
+import inspect
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +12,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from mmseg.registry import HOOKS
+from mmseg.datasets import BaseSegDataset
+from mmseg.registry import DATASETS, HOOKS
 
 from .label_counts import LabelFile, count_files, effective_counts, label_files, leaf_datasets
 
@@ -54,6 +57,34 @@ def check_folders(dataset: Mapping, split: str) -> None:
                 f'{path}: the {split} data of {name} is missing: {HINTS.get(name, OWN_HINT)} '
                 f'(data_root={root!r}; see docs/data.md)'
             )
+    _check_first_listed(dataset, root, split)
+
+
+def _check_first_listed(dataset: Mapping, root: str, split: str) -> None:
+    """Raise FileNotFoundError if the first image that an ann_file lists is not there."""
+    listed = os.path.join(root, dataset.get('ann_file') or '')
+    suffix = _img_suffix(dataset)
+    if suffix is None or not os.path.isfile(listed):
+        return
+    with open(listed) as file:
+        name = file.readline().strip()
+    image = os.path.join(root, (dataset.get('data_prefix') or {}).get('img_path') or '', name)
+    if name and not os.path.exists(image + suffix):
+        raise FileNotFoundError(
+            f'{image}{suffix}: the first image that {listed} lists for the {split} data is missing: '
+            f'correct img_suffix={suffix!r} or data_prefix.img_path in the config'
+        )
+
+
+def _img_suffix(dataset: Mapping) -> str | None:
+    """img_suffix of a config's dataset, or its class's default; None where images have none."""
+    if 'img_suffix' in dataset:
+        return dataset['img_suffix']
+    kind = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else None
+    if kind is None or not issubclass(kind, BaseSegDataset):
+        return None
+    parameter = inspect.signature(kind.__init__).parameters.get('img_suffix')
+    return '.jpg' if parameter is None else parameter.default
 
 
 def _leaf_configs(dataset: Mapping) -> Iterable[Mapping]:
@@ -64,6 +95,47 @@ def _leaf_configs(dataset: Mapping) -> Iterable[Mapping]:
         yield from _leaf_configs(dataset['dataset'])
     else:
         yield dataset
+
+
+def install() -> None:
+    """Let every dataset that finds no image say so when it is built. Calling it again changes nothing.
+
+    mmengine stops in numpy ("need at least one array to concatenate"), or, with serialize_data=False and
+    an infinite sampler, waits for ever.
+    """
+    if hasattr(BaseDataset.full_init, '__wrapped__'):
+        return
+    full_init, serialize = BaseDataset.full_init, BaseDataset._serialize_data
+
+    @functools.wraps(full_init)
+    def checked_init(self: BaseDataset) -> None:
+        full_init(self)
+        if not len(self):
+            raise FileNotFoundError(_why_empty(self))
+
+    @functools.wraps(serialize)
+    def checked_serialize(self: BaseDataset) -> tuple[np.ndarray, np.ndarray]:
+        if not self.data_list:
+            raise FileNotFoundError(_why_empty(self))
+        return serialize(self)
+
+    BaseDataset.full_init, BaseDataset._serialize_data = checked_init, checked_serialize
+
+
+def _why_empty(dataset: BaseDataset) -> str:
+    """The line for a dataset without a single image: the folder, the suffix, and what is there."""
+    name, suffix = type(dataset).__name__, getattr(dataset, 'img_suffix', None)
+    if dataset.ann_file and os.path.isfile(dataset.ann_file):
+        return f'{dataset.ann_file}: {name} finds no image listed there, correct ann_file'
+    folder = (dataset.data_prefix or {}).get('img_path')
+    if not folder or suffix is None:
+        return f'{name}: the data set is empty, correct ann_file and data_prefix in the config'
+    found = next((n for _, _, names in os.walk(folder) for n in sorted(names)), None)
+    there = 'it holds no file' if found is None else f'it holds files such as {found}'
+    return (
+        f'{folder}: {name} finds no image that ends with {suffix!r} (img_suffix), {there}: correct '
+        'img_suffix or data_prefix.img_path in the config'
+    )
 
 
 def check_range(

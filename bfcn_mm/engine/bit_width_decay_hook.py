@@ -9,12 +9,14 @@ from numbers import Real
 from pathlib import Path
 
 from mmengine.dist import is_main_process
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from ..convert import bits_now, set_cap
 from .calibration_hook import bare_model
+from .metric_watchers import MetricWatchers
+from .optim_wrapper_constructor import optimizers
 
 
 @HOOKS.register_module()
@@ -24,8 +26,9 @@ class BitWidthDecayHook(Hook):
     At the start of stage t every quantizer goes to max(its target, caps[t]) bits; changed steps are
     placed anew and lose their momentum. The stage follows from the iteration alone, so a resumed run
     is where it was. Logs the scalars w_bits and a_bits; keeps each validation in the checkpoint and in
-    work_dir/stages.csv; save_best counts only at the final bits. Raises ValueError before the
-    first iteration if the run ends before the last stage begins.
+    work_dir/stages.csv. save_best and EarlyStoppingHook count only at the final bits, see
+    MetricWatchers; a run that ends before them says so. Raises ValueError before the first iteration if
+    the schedule is longer than the run.
     """
 
     priority = 'VERY_HIGH'
@@ -43,7 +46,7 @@ class BitWidthDecayHook(Hook):
         if runner.iter == 0:  # before calibration; a resumed run has the bits of its checkpoint
             set_cap(model, self._cap(runner))
         self._trained = self._stage(runner)  # the loop counts an iteration before it validates
-        self._save_best = {id(h): h.save_best for h in _checkpoint_hooks(runner)}
+        self._watchers = MetricWatchers(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         model = bare_model(runner.model)
@@ -51,6 +54,7 @@ class BitWidthDecayHook(Hook):
         self._trained = self._stage(runner)
         bits = bits_now(model)
         if changed:
+            self._watchers.forget()
             _forget_momentum(runner, changed)
             runner.logger.info(
                 f'bit-width decay, stage {self._stage(runner) + 1} of {len(self.caps)}: now '
@@ -68,9 +72,8 @@ class BitWidthDecayHook(Hook):
             group['lr'] = rate
 
     def before_val_epoch(self, runner: Runner) -> None:
-        for hook in _checkpoint_hooks(runner) if hasattr(self, 'caps') else ():
-            final = self._trained == len(self.caps) - 1
-            hook.save_best = self._save_best[id(hook)] if final else None
+        if hasattr(self, 'caps'):
+            self._watchers.watch(final=self._final)
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         if not metrics or not hasattr(self, 'caps'):
@@ -82,6 +85,19 @@ class BitWidthDecayHook(Hook):
         runner.message_hub.update_info('stages', self.history)
         if is_main_process():
             _write_csv(Path(runner.work_dir) / 'stages.csv', self.history)
+
+    def after_train(self, runner: Runner) -> None:
+        if not self._final:
+            bits = bits_now(bare_model(runner.model))
+            runner.logger.warning(
+                f'the run ended in stage {self._trained + 1} of {len(self.caps)} of bit-width decay, at '
+                f'{bits["w_bits"]}-bit weights and {bits["a_bits"]}-bit activations: go on with --resume'
+            )
+
+    @property
+    def _final(self) -> bool:
+        """Whether the weights were trained in the last stage."""
+        return self._trained == len(self.caps) - 1
 
     def _position(self, runner: Runner) -> int:
         return runner.epoch if self.decay.by_epoch else runner.iter
@@ -102,23 +118,21 @@ class BitWidthDecayHook(Hook):
             )
 
     def _rewarm_factor(self, runner: Runner) -> float:
-        if self.decay.rewarm is None or self._stage(runner) == 0 or self.decay.by_epoch:
+        stage = self._stage(runner)
+        if self.decay.rewarm is None or stage == 0:
             return 1.0
+        unit = len(runner.train_dataloader) if self.decay.by_epoch else 1
         low = self.decay.rewarm.get('factor', 0.1)
-        done = (runner.iter - self.begins[self._stage(runner)]) / self.decay.rewarm['iters']
+        done = (runner.iter - self.begins[stage] * unit) / self.decay.rewarm['iters']
         return min(1.0, low + (1 - low) * done)
-
-
-def _checkpoint_hooks(runner: Runner) -> list[CheckpointHook]:
-    return [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
 
 
 def _forget_momentum(runner: Runner, changed: Sequence) -> None:
     """Optimizer state of steps that were placed anew belongs to the old grid."""
     steps = {id(p) for quantizer in changed for p in quantizer.parameters()}
-    state = runner.optim_wrapper.optimizer.state
-    for parameter in [p for p in state if id(p) in steps]:
-        del state[parameter]
+    for optimizer in optimizers(runner.optim_wrapper):
+        for parameter in [p for p in optimizer.state if id(p) in steps]:
+            del optimizer.state[parameter]
 
 
 def _scale_rates(runner: Runner, factor: float) -> list[tuple[dict, float]]:
@@ -126,8 +140,8 @@ def _scale_rates(runner: Runner, factor: float) -> list[tuple[dict, float]]:
     the next rate from the present one."""
     if factor == 1.0:
         return []
-    groups = runner.optim_wrapper.optimizer.param_groups
-    scheduled = [(group, group['lr']) for group in groups]
+    built = optimizers(runner.optim_wrapper)
+    scheduled = [(group, group['lr']) for optimizer in built for group in optimizer.param_groups]
     for group, rate in scheduled:
         group['lr'] = rate * factor
     return scheduled

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 
 from ..convert import quantizers
 from ..quantizers import ActivationQuantizer
+from ..quantizers.fake_quant import learned_step
 from .calibration_hook import bare_model
 
 
@@ -21,8 +20,8 @@ class CollapseGuardHook(Hook):
 
     A loss or a parameter that is NaN or infinite raises RuntimeError with the first bad parameter's
     name. A map whose codes are all the zero code, or of which more than `saturated` are the top
-    code, and a step that grew more than `growth` times since its grid was placed, are warned of, once a
-    quantizer and bit-width.
+    code, and a step that grew or shrank more than `growth` times since its grid was placed, are warned
+    of, once a quantizer and bit-width.
     """
 
     priority = 'NORMAL'
@@ -32,7 +31,6 @@ class CollapseGuardHook(Hook):
             raise ValueError(f'CollapseGuardHook: interval must be at least 1, got {interval}')
         self.interval, self.saturated, self.growth = interval, saturated, growth
         self._warned: set[tuple[str, int, str]] = set()
-        self._first_steps: dict[tuple[str, int], float] = {}
         self._handles: list = []
         self._seen: list[tuple[str, ActivationQuantizer, Tensor]] = []
 
@@ -55,9 +53,10 @@ class CollapseGuardHook(Hook):
         for name, quantizer, shares in self._seen:
             zero, top = shares.tolist()
             if zero == 1.0:
-                self._warn(runner, name, quantizer.bits, 'all its codes are zero')
+                self._warn(runner, name, quantizer.bits, 'zero', 'all its codes are zero')
             elif top > self.saturated:
-                self._warn(runner, name, quantizer.bits, f'{top:.1%} of its codes are saturated')
+                what = f'{top:.1%} of its codes are saturated'
+                self._warn(runner, name, quantizer.bits, 'saturated', what)
         self._seen = []
         self._check_steps(runner, model)
 
@@ -84,18 +83,23 @@ class CollapseGuardHook(Hook):
             )
 
     def _check_steps(self, runner: Runner, model: nn.Module) -> None:
+        """The share of `placed` that each learned step has now: of a layer, or of each channel."""
         for name, quantizer in quantizers(model):
-            if not quantizer.initialized or not hasattr(quantizer, 'step'):
+            if not quantizer.initialized or getattr(quantizer, 'drift', None) is None:
                 continue
-            step = float(quantizer.step.detach().abs().max())
-            first = self._first_steps.setdefault((name, quantizer.bits), step)
-            if not math.isfinite(step) or step > self.growth * first:
-                self._warn(
-                    runner, name, quantizer.bits, f'its step grew from {first:.3g} to {step:.3g}'
-                )
+            share = learned_step(torch.ones_like(quantizer.drift), quantizer.drift).detach()
+            low, high = torch.stack(torch.aminmax(share)).tolist()
+            of = f' in {int((share < 1 / self.growth).sum())} of {share.numel()} channels'
+            if not high <= self.growth:
+                what = f'its step grew {high:.3g} times since it was placed'
+                self._warn(runner, name, quantizer.bits, 'grew', what)
+            if not low >= 1 / self.growth:
+                what = f'its step shrank to {low:.2g} of where it was placed'
+                what += of if share.numel() > 1 else ''
+                self._warn(runner, name, quantizer.bits, 'shrank', what)
 
-    def _warn(self, runner: Runner, name: str, bits: int, what: str) -> None:
-        key = (name, bits, what.split()[-1])
+    def _warn(self, runner: Runner, name: str, bits: int, kind: str, what: str) -> None:
+        key = (name, bits, kind)
         if key in self._warned:
             return
         self._warned.add(key)

@@ -60,15 +60,12 @@ class DistillHook(Hook):
 
 
 class Lesson:
-    """The teacher and, for one batch, what it says. No Module: nothing registers or copies it."""
+    """The teacher and, for one batch, what it says. No Module: nothing registers it."""
 
     def __init__(self, teacher: nn.Module, spec) -> None:
         self.teacher, self.spec = teacher, spec
         self.features: Sequence[Tensor] = ()
         self.scores: list[Tensor] = []
-
-    def __deepcopy__(self, _: dict) -> Lesson:
-        return self
 
     def check(self, student: nn.Module) -> None:
         if isinstance(student.decode_head, nn.ModuleList):
@@ -174,6 +171,8 @@ def build_teacher(spec, cfg: Config) -> nn.Module:
         own = Config(dict(model=copy.deepcopy(cfg.model)))
         own.quant = None
     else:
+        if not Path(spec.config).is_file():
+            raise FileNotFoundError(f'{spec.config}: no such file (quant.distill.config)')
         own = Config.fromfile(spec.config)
     if 'quant' in own.model:
         raise ValueError(
@@ -192,9 +191,20 @@ def build_teacher(spec, cfg: Config) -> nn.Module:
 
 
 def _subclass(module: nn.Module, mixin: type) -> nn.Module:
-    """Give the module a class with the mixin in front; names of parameters stay."""
+    """Give the module a class with the mixin in front; names of parameters stay.
+
+    A copy or a pickle of the module is of its own class again and without the teacher.
+    """
     kind = type(module)
-    module.__class__ = type(kind.__name__, (mixin, kind), {'__module__': kind.__module__})
+
+    def reduce(self, protocol: int) -> tuple:
+        _, _, state, *rest = super(made, self).__reduce_ex__(max(protocol, 2))
+        state = {name: value for name, value in state.items() if name != 'lesson'}
+        return object.__new__, (kind,), state, *rest
+
+    members = {'__module__': kind.__module__, '__reduce_ex__': reduce}
+    made = type(kind.__name__, (mixin, kind), members)
+    module.__class__ = made
     return module
 
 

@@ -71,4 +71,4 @@ def _where(net, node: fx.Node) -> Scores:
     if not masked or not total.up == up == edge.scores:
         raise net.error(node, _NOT_A_MASK)
     op = ops.Mask(f'{total.fine.name}.mask', up.name, total.fine.name, edge.reach)
-    return Scores(net.emit.add(op, net.grid(node)))
+    return Scores(net.emit.add(op, node))

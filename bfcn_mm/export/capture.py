@@ -1,166 +1,148 @@
-"""A segmentor as a flat list of aten nodes, quantizers and quantized weights among them by name."""
+"""A segmentor as a flat list of aten nodes, exported at several image sizes and compared argument by
+argument: what differs follows the size."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind, InputSpec
 
-from ..layers import QuantAttention, QuantizedLayer
-from ..quantizers import ActivationQuantizer
+from .network import Network, check_packable, layer_of, marked
 from .signals import ExportError
-
-_SIZES = (
-    (512, 640),
-    (773, 901),
-    (768, 896),
-)  # no map is computed; the second is odd where that works
-_MARKS = torch.library.Library('bfcn_mm', 'DEF')
-_MARKS.define('quantize(Tensor x, str name) -> Tensor')
-_MARKS.define('weight(Tensor w, str layer) -> Tensor')
-for _mark in ('quantize', 'weight'):
-    _MARKS.impl(_mark, lambda x, name: x.clone(), 'CompositeExplicitAutograd')
-
-QUANTIZE = torch.ops.bfcn_mm.quantize.default
-WEIGHT = torch.ops.bfcn_mm.weight.default
-
-
-@dataclass(frozen=True)
-class Captured:
-    """nodes: live ones in execution order. parameters: placeholder -> (its name in the model, tensor).
-    grids: node -> its (h, w) at each captured image size, or None where it is no map."""
-
-    nodes: list[fx.Node]
-    image: fx.Node
-    output: fx.Node
-    parameters: dict[fx.Node, tuple[str, Tensor]]
-    grids: dict[fx.Node, tuple | None]
+from .trial import Size, Trial, at, capture_sizes, first_line, one_map
 
 
 def capture(segmentor: nn.Module) -> Captured:
-    """extract_feat and decode_head.forward by torch.export, at two image sizes.
+    """extract_feat and decode_head.forward by torch.export, at two image sizes. Raises ExportError."""
+    check_packable(segmentor)
+    trial = Trial(segmentor)
+    step, sizes = capture_sizes(trial)
+    captured = Captured(segmentor, trial, step, sizes[0])
+    captured.add(sizes[1])
+    return captured
 
-    Two sizes, because the graph that leaves here knows none: where a map is resized to, for example,
-    is known by the maps that have that grid at both. Raises ExportError.
+
+class Captured:
+    """One graph, exported at `sizes`; its nodes are those of the first export.
+
+    nodes: live ones in execution order. parameters: placeholder -> (its name in the model, tensor), for
+    parameters, buffers and constants. trial: runs of the same network at other sizes. step: the network
+    takes images whose sides are multiples of it.
     """
-    _check(segmentor)
-    network = _Network(segmentor)
-    with _marked(segmentor):
-        first = _export(network, _SIZES[0])
-        second = _second(network)
-    return _paired(first, second, dict(segmentor.state_dict(keep_vars=True)))
 
+    def __init__(self, segmentor: nn.Module, trial: Trial, step: int, size: Size) -> None:
+        self.trial, self.step = trial, step
+        self.sizes: list[Size] = [size]
+        self._segmentor, self._network = segmentor, Network(segmentor)
+        program = self._export(size)
+        first = _Export(program)
+        self._exports = [first]
+        self.output = one_map(first.nodes[-1].args[0])
+        live = _live(self.output)
+        self.nodes = [node for node in first.nodes if node in live]
+        given = {first.nodes[number]: pair for number, pair in first.tensors.items()}
+        self.image = next(node for node, (_, tensor) in given.items() if tensor is None)
+        self.parameters = {node: pair for node, pair in given.items() if node is not self.image}
 
-def layer_of(node: fx.Node) -> str:
-    """Name of the innermost module that ran the node, '' at the top."""
-    stack = list((node.meta.get('nn_module_stack') or {}).values())
-    return stack[-1][0].removeprefix('segmentor').lstrip('.') if stack else ''
-
-
-class _Network(nn.Module):
-    """What a segmentor computes between its preprocessor and the last resize."""
-
-    def __init__(self, segmentor: nn.Module) -> None:
-        super().__init__()
-        self.segmentor = segmentor
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.segmentor.decode_head.forward(self.segmentor.extract_feat(image))
-
-
-def _check(segmentor: nn.Module) -> None:
-    if tuple(map(int, torch.__version__.split('.')[:2])) < (2, 5):
-        raise ExportError(f'export needs torch 2.5 or later, this is {torch.__version__}')
-    if segmentor.training:
-        raise ExportError('the model is in training mode: call model.eval() first')
-    if isinstance(segmentor.decode_head, nn.ModuleList):
-        raise ExportError(
-            'decode_head is a cascade of heads: pack a segmentor with one decode head'
-        )
-    if segmentor.decode_head.out_channels == 1:
-        raise ExportError('out_channels=1 has no largest class: train with out_channels=2')
-    quants = {n: m for n, m in segmentor.named_modules() if isinstance(m, ActivationQuantizer)}
-    if not quants:
-        raise ExportError('the model has no quantizers: train it with quant=dict(w=..., a=...)')
-    unready = [n for n, q in quants.items() if not q.ready and not n.startswith('auxiliary_head')]
-    if unready:
-        raise ExportError(
-            f'{unready[0]} has no grid ({len(unready)} in all): load a trained checkpoint, or call '
-            'bfcn_mm.calibrate(model, batches)'
-        )
-
-
-@contextmanager
-def _marked(segmentor: nn.Module) -> Iterator[None]:
-    """Quantizers and quantized weights become one node each, which carries the module's name."""
-    marked = []
-    for name, module in segmentor.named_modules():
-        if isinstance(module, ActivationQuantizer):
-            module.forward = lambda x, name=name: QUANTIZE(x, name)
-            marked.append((module, 'forward'))
-        elif _has_codes(module):
-            module.quantized_weight = lambda m=module, name=name: WEIGHT(m.weight, name)
-            marked.append((module, 'quantized_weight'))
-    try:
-        yield
-    finally:
-        for module, attribute in marked:
-            delattr(module, attribute)
-
-
-def _has_codes(module: nn.Module) -> bool:
-    one_weight = isinstance(module, QuantizedLayer) and not isinstance(module, QuantAttention)
-    return one_weight and module.weight_quant is not None
-
-
-def _export(network: nn.Module, size: tuple[int, int]) -> torch.export.ExportedProgram:
-    parameter = next(network.parameters())
-    image = torch.zeros(1, 3, *size, device=parameter.device, dtype=parameter.dtype)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        try:
-            return torch.export.export(network, (image,), strict=False)
-        except Exception as err:
-            text = str(err).strip().split('\n')[0]
+    def add(self, size: Size) -> None:
+        """Export at one more size. Raises ExportError if that gives other ops or other constants."""
+        other = _Export(self._export(size))
+        first = self._exports[0]
+        calls = [[n.target for n in e.nodes if n.op == 'call_function'] for e in (first, other)]
+        if calls[0] != calls[1]:
             raise ExportError(
-                f'torch.export cannot read the model at {size[0]}x{size[1]}: {type(err).__name__}: {text}'
-            ) from err
+                f'the model runs other ops on an image of {at(size)} than on one of {at(self.sizes[0])}: '
+                'let every op run at every size'
+            )
+        self.sizes.append(size)
+        self._exports.append(other)
+        self._check_constants(other)
+
+    def grids(self, node: fx.Node) -> tuple[Size, ...] | None:
+        """(h, w) of a map at each captured size; None where the node is no map."""
+        values = [twin.meta.get('val') for twin in self._twins(node)]
+        if not all(isinstance(v, Tensor) and v.dim() == 4 for v in values):
+            return None
+        return tuple(tuple(v.shape[2:]) for v in values)
+
+    def argument(self, node: fx.Node, key: int | str) -> tuple:
+        """An argument at each captured size; its nodes as their numbers. key: position or keyword."""
+        twins = self._twins(node)
+        return tuple(e.argument(n, key) for e, n in zip(self._exports, twins, strict=True))
+
+    def follows_size(self, node: fx.Node) -> list[int | str]:
+        """Positions and keywords of the arguments that are not the same at all captured sizes."""
+        most = max(len(twin.args) for twin in self._twins(node))
+        keys = [*range(most), *sorted({k for twin in self._twins(node) for k in twin.kwargs})]
+        return [k for k in keys if len({repr(v) for v in self.argument(node, k)}) > 1]
+
+    def _twins(self, node: fx.Node) -> list[fx.Node]:
+        number = self._exports[0].number[node]
+        return [export.nodes[number] for export in self._exports]
+
+    def _check_constants(self, other: _Export) -> None:
+        """What the forward makes without an op (torch.tensor(...), numpy) must not follow the size."""
+        for node, (name, ours) in self.parameters.items():
+            if node not in self.nodes:
+                continue
+            theirs = other.tensors[self._exports[0].number[node]][1]
+            if ours is theirs or (ours.shape == theirs.shape and _same_bits(ours, theirs)):
+                continue
+            user = next(user for user in node.users if user in self.nodes)
+            shapes = [tuple(t.shape) for t in (ours, theirs)]
+            what = f'{shapes[0]} and {shapes[1]}' if shapes[0] != shapes[1] else 'other values'
+            raise ExportError(
+                f'layer {layer_of(user) or "(top)"!r}: {user.target} reads the constant {name!r}, '
+                f'which follows the size of the image ({what} at {at(self.sizes[0])} and '
+                f'{at(self.sizes[-1])}): a packed model has the same constants at every size'
+            )
+
+    def _export(self, size: Size) -> torch.export.ExportedProgram:
+        parameter = next(self._network.parameters())
+        image = torch.zeros(1, 3, *size, device=parameter.device, dtype=parameter.dtype)
+        with marked(self._segmentor), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            try:
+                return torch.export.export(self._network, (image,), strict=False)
+            except Exception as err:
+                raise ExportError(
+                    f'torch.export cannot read the model at {at(size)}: {first_line(err)}'
+                ) from err
 
 
-def _second(network: nn.Module) -> torch.export.ExportedProgram:
-    """At an odd size; networks that join maps of equal size (UNet) take only multiples of 16 or so."""
-    try:
-        return _export(network, _SIZES[1])
-    except ExportError:
-        return _export(network, _SIZES[2])
+class _Export:
+    """Nodes of an exported program, their numbers, and the tensors of its placeholders."""
+
+    def __init__(self, program: torch.export.ExportedProgram) -> None:
+        self.nodes = list(program.graph.nodes)
+        self.number = {node: number for number, node in enumerate(self.nodes)}
+        self.tensors = {
+            number: _tensor(program, spec)
+            for number, spec in enumerate(program.graph_signature.input_specs)
+        }
+
+    def argument(self, node: fx.Node, key: int | str) -> object:
+        """The value given, its nodes as ('node', number); None where the default is left in place."""
+        if isinstance(key, str):
+            return self._plain(node.kwargs.get(key))
+        return self._plain(node.args[key]) if key < len(node.args) else None
+
+    def _plain(self, value: object) -> object:
+        if isinstance(value, fx.Node):
+            return 'node', self.number[value]
+        if isinstance(value, list | tuple):
+            return tuple(self._plain(v) for v in value)
+        return value
 
 
-def _paired(
-    first: torch.export.ExportedProgram,
-    second: torch.export.ExportedProgram,
-    tensors: dict[str, Tensor],
-) -> Captured:
-    nodes, twins = list(first.graph.nodes), list(second.graph.nodes)
-    if [n.target for n in nodes if n.op == 'call_function'] != [
-        n.target for n in twins if n.op == 'call_function'
-    ]:
-        raise ExportError('the model runs other ops at another image size: nothing fixed to pack')
-    names = {spec.arg.name: spec.target for spec in first.graph_signature.input_specs}
-    parameters, image = {}, None
-    for node in nodes:
-        if node.op == 'placeholder':
-            if names[node.name] is None:
-                image = node
-            elif (name := names[node.name].removeprefix('segmentor.')) in tensors:
-                parameters[node] = name, tensors[name].detach()
-    output = nodes[-1].args[0][0]
-    live = _live(output)
-    grids = {a: _grids(a, b) for a, b in zip(nodes, twins, strict=True)}
-    return Captured([n for n in nodes if n in live], image, output, parameters, grids)
+def _tensor(program: torch.export.ExportedProgram, spec: InputSpec) -> tuple[str, Tensor | None]:
+    """(name in the segmentor, tensor) of a placeholder; ('', None) of the image."""
+    if spec.kind is InputKind.USER_INPUT:
+        return '', None
+    held = program.state_dict if spec.target in program.state_dict else program.constants
+    return spec.target.removeprefix('segmentor.'), held[spec.target].detach()
 
 
 def _live(output: fx.Node) -> set[fx.Node]:
@@ -173,8 +155,5 @@ def _live(output: fx.Node) -> set[fx.Node]:
     return live
 
 
-def _grids(a: fx.Node, b: fx.Node) -> tuple | None:
-    values = a.meta.get('val'), b.meta.get('val')
-    if not all(isinstance(v, Tensor) and v.dim() == 4 for v in values):
-        return None
-    return tuple(tuple(v.shape[2:]) for v in values)
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))

@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 
 import mmseg.datasets
 import mmseg.models  # noqa: F401 - registers
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from mmseg.registry import DATASETS, MODELS
 from torch import nn
 
 from .pack import Packed, pack
+from .test_time import check_config
 
 
 def load_segmentor(config: Config, checkpoint: str | Path) -> tuple[nn.Module, dict]:
     """(segmentor in evaluation mode, meta of its data set). Every weight must be in the checkpoint:
     RuntimeError names those that are not."""
     init_default_scope(config.get('default_scope', 'mmseg'))
-    segmentor = MODELS.build(config.model)
+    segmentor = MODELS.build(model_of(config))
     loaded = load_checkpoint(segmentor, str(checkpoint), map_location='cpu', strict=True)
     meta = loaded.get('meta', {}).get('dataset_meta')
     return segmentor.eval(), meta or _declared_meta(config)
 
 
 def pack_checkpoint(config: Config, checkpoint: str | Path) -> tuple[Packed, nn.Module]:
-    """The packed model of a checkpoint, with classes, palette and training config; and the segmentor."""
+    """The packed model of a checkpoint, with classes, palette and training config; and the segmentor.
+
+    Raises ExportError for what is not packed, what the config does at test time included.
+    """
+    check_config(model_of(config))
     segmentor, meta = load_segmentor(config, checkpoint)
     name = Path(config.filename or checkpoint).stem
     classes, palette = meta.get('classes') or (), meta.get('palette') or ()
     return pack(segmentor, classes, palette, config.pretty_text, name), segmentor
+
+
+def model_of(config: Config) -> ConfigDict:
+    """The config's model with its data_preprocessor, as mmengine's Runner completes it."""
+    model = copy.copy(config.model)
+    if config.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', config.data_preprocessor)
+    return model
 
 
 def test_samples(config: Config, count: int) -> Iterator[dict]:

@@ -8,11 +8,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import fx
 
 from bfcn_kernels import ops
 from bfcn_kernels.conv import BitConv, Residual
 
 from ..quantizers import ActivationQuantizer
+from .capture import Captured
+from .sides import MapSides
 from .signals import (
     Averaged,
     Codes,
@@ -28,6 +31,7 @@ from .signals import (
 
 f32 = np.float32
 _LONGEST = 48
+_TRIES = 8  # sizes at which the network is tried to tell two maps apart
 _ROUND_FIRST = (
     'its output is not rounded: put a ReLU (which quant= converts) or a convolution between'
 )
@@ -45,28 +49,44 @@ class Origin:
 
 
 class Emitter:
-    """Collects ops. grids: of each value at the captured sizes. origins: by op, where known."""
+    """Collects ops. origins: by op, where known. `node` is the one whose map an op computes."""
 
-    def __init__(self, quantizers: dict[str, ActivationQuantizer], image: ImageInput, grid: tuple):
+    def __init__(
+        self, quantizers: dict[str, ActivationQuantizer], image: ImageInput, captured: Captured
+    ):
         self.ops: list[ops.Op] = []
         self.origins: dict[str, Origin] = {}
-        self._quantizers, self._image = quantizers, image
-        self._grids = {'image': grid}
+        self._quantizers, self._image, self._captured = quantizers, image, captured
+        self._nodes: dict[str, fx.Node] = {'image': captured.image}
+        self._sides = MapSides(captured.step)
         self._calls: Counter[str] = Counter()
         self._scores: dict[int, tuple[Linear, Scores]] = {}
 
-    def add(self, op: ops.Op, grid: tuple) -> str:
+    def add(self, op: ops.Op, node: fx.Node) -> str:
         """Add an op; its name is shortened and made distinct. Returns that name."""
-        name = self._distinct(op.name)
-        self.ops.append(replace(op, name=name))
-        self._grids[name] = grid
-        return name
+        op = replace(op, name=self._distinct(op.name))
+        self.ops.append(op)
+        self._nodes[op.name] = node
+        self._sides.add(op)
+        return op.name
 
-    def like(self, grid: tuple) -> str | None:
-        """The latest value that has this grid at every captured size, the image too."""
-        return next((n for n, g in reversed(self._grids.items()) if g == grid), None)
+    def like(self, node: fx.Node) -> str | None:
+        """The latest value (the image too) that has the grid of `node` at every size of the image.
 
-    def quantize(self, signal, name: str, grid: tuple) -> Codes | Parts:
+        Where values agree in that at the captured sizes and not at another, one more export decides.
+        """
+        captured = self._captured
+        while True:
+            grids = captured.grids(node)
+            names = [n for n, own in self._nodes.items() if captured.grids(own) == grids]
+            sides = self._sides.apart(names)
+            tried = sides[:: max(1, len(sides) // _TRIES)][:_TRIES]
+            side = next((n for n in tried if captured.trial.takes((n, n))), None)
+            if side is None:
+                return names[-1] if names else None
+            captured.add((side, side))
+
+    def quantize(self, signal, name: str, node: fx.Node) -> Codes | Parts:
         """The codes that the quantizer `name` makes of a signal."""
         call = self._calls[name]
         self._calls[name] += 1
@@ -74,53 +94,53 @@ class Emitter:
         out, start = [], 0
         for i, part in enumerate(parts):
             label = _label(part, name) + (f'.{i}' if len(parts) > 1 else '')
-            codes = self._round(part, self._quantizers[name], label, grid)
+            codes = self._round(part, self._quantizers[name], label, node)
             self.origins[codes.name] = Origin(name, call, start, codes.channels)
             out.append(codes)
             start += codes.channels
         return Parts(tuple(out)) if len(out) > 1 else out[0]
 
-    def scores(self, signal, grid: tuple, what: str) -> Scores:
+    def scores(self, signal, node: fx.Node, what: str) -> Scores:
         """float32 scores of an unrounded signal; what: reads them, for the error."""
         if isinstance(signal, Scores):
             return signal
         if isinstance(signal, Sum):
             name = f'{signal.fine.name}.sum'
-            return Scores(self.add(ops.Add(name, (signal.up.name, signal.fine.name)), grid))
+            return Scores(self.add(ops.Add(name, (signal.up.name, signal.fine.name)), node))
         if not isinstance(signal, Linear) or not signal.terms or signal.unsigned:
             raise ExportError(f'{what}: class scores must come from a convolution, {_ROUND_FIRST}')
         if id(signal) not in self._scores:
             call = self._calls[signal.layer]
             self._calls[signal.layer] += 1
-            name = self.add(_conv(signal, signal.layer, 1.0, None, 0), grid)
+            name = self.add(_conv(signal, signal.layer, 1.0, None, 0), node)
             if len(signal.terms) == 1:
                 self.origins[name] = Origin(signal.layer, call, 0, len(signal.bias))
             self._scores[id(signal)] = signal, Scores(name)
         return self._scores[id(signal)][1]
 
-    def _round(self, signal, quantizer: ActivationQuantizer, label: str, grid: tuple) -> Codes:
+    def _round(self, signal, quantizer: ActivationQuantizer, label: str, node: fx.Node) -> Codes:
         bits, zero_point, step = grid_of(quantizer)
         if isinstance(signal, Codes):
-            return self._table(signal, quantizer, label, grid)
+            return self._table(signal, quantizer, label, node)
         if isinstance(signal, Image):
             tables = self._image.tables(quantizer)
             op = ops.ImageCodes(label, tables, self._image.order, bits, zero_point)
-            return Codes(self.add(op, grid), 3, bits, zero_point, step)
+            return Codes(self.add(op, node), 3, bits, zero_point, step)
         if isinstance(signal, Linear):
             if signal.unsigned and zero_point:
                 raise ExportError(f'{label}: a ReLU is followed by a signed quantizer: retrain it')
             op = _conv(signal, label, step, bits, zero_point)
-            return Codes(self.add(op, grid), len(signal.bias), bits, zero_point, step)
+            return Codes(self.add(op, node), len(signal.bias), bits, zero_point, step)
         if isinstance(signal, Averaged | Resized):
             source = signal.source
             A, B = f32(source.step / step).item(), float(zero_point)
             rounding = dict(A=A, B=B, bits=bits, zero_point=zero_point)
             op = _mean_or_resize(signal, label, rounding)
-            return Codes(self.add(op, grid), source.channels, bits, zero_point, step)
+            return Codes(self.add(op, node), source.channels, bits, zero_point, step)
         raise ExportError(f'{label}: cannot round {type(signal).__name__.lower()}: {_ROUND_FIRST}')
 
     def _table(
-        self, source: Codes, quantizer: ActivationQuantizer, label: str, grid: tuple
+        self, source: Codes, quantizer: ActivationQuantizer, label: str, node: fx.Node
     ) -> Codes:
         """Codes to codes, by the very float32 arithmetic of training."""
         bits, zero_point, step = grid_of(quantizer)
@@ -130,7 +150,7 @@ class Emitter:
         values = numbers * torch.tensor(source.step, dtype=torch.float32)
         table = quantizer.codes(values.to(quantizer.step.device)).cpu().numpy()
         op = ops.Table(label, source.name, table, bits, zero_point)
-        return Codes(self.add(op, grid), source.channels, bits, zero_point, step)
+        return Codes(self.add(op, node), source.channels, bits, zero_point, step)
 
     def _distinct(self, name: str) -> str:
         name = re.sub(r'[^A-Za-z0-9_.-]', '_', name)
@@ -138,7 +158,7 @@ class Emitter:
             name = name.split('.', 1)[1]
         name = base = name[-_LONGEST:]
         count = 1
-        while name in self._grids:
+        while name in self._nodes:
             count += 1
             name = f'{base[-_LONGEST + 4 :]}.{count}'
         return name
@@ -148,8 +168,8 @@ class ImageInput:
     """Mean, standard deviation and channel order of a SegDataPreProcessor."""
 
     def __init__(self, preprocessor) -> None:
-        self.mean = getattr(preprocessor, 'mean', None)
-        self.std = getattr(preprocessor, 'std', None)
+        self.mean = _by_channel(preprocessor, 'mean')
+        self.std = _by_channel(preprocessor, 'std')
         names = ('channel_conversion', '_channel_conversion')  # mmseg 1.2, its fork
         swaps = any(getattr(preprocessor, name, False) for name in names)
         self.order = (0, 1, 2) if swaps else (2, 1, 0)  # images are loaded as BGR
@@ -157,9 +177,12 @@ class ImageInput:
     def tables(self, quantizer: ActivationQuantizer) -> np.ndarray:
         """uint8 (3, 256): the code of each pixel value, by the preprocessor's float32 arithmetic."""
         values = torch.arange(256, dtype=torch.float32).view(1, 1, 256).expand(3, 1, 256)
-        if self.mean is not None:
-            values = (values - self.mean.cpu()) / self.std.cpu()
-        return quantizer.codes(values.to(quantizer.step.device)).cpu().numpy()[:, 0]
+        values = self.floats(values).to(quantizer.step.device)
+        return quantizer.codes(values).cpu().numpy()[:, 0]
+
+    def floats(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What the network reads for float32 pixels (3, h, w) in its order of channels."""
+        return pixels if self.mean is None else (pixels - self.mean) / self.std
 
     def rgb(self, name: str) -> tuple[float, ...]:
         """'mean' or 'std' as R, G, B; () where images are not normalized."""
@@ -170,9 +193,21 @@ class ImageInput:
         return tuple(flat[self.order.index(channel)] for channel in range(3))
 
 
+def _by_channel(preprocessor, name: str) -> torch.Tensor | None:
+    """'mean' or 'std', (3, 1, 1) on the CPU; one number stands for three."""
+    values = getattr(preprocessor, name, None)
+    if values is None:
+        return None
+    if values.numel() not in (1, 3):
+        raise ExportError(
+            f'data_preprocessor.{name} has {values.numel()} numbers: a packed model takes RGB images'
+        )
+    return values.detach().cpu().reshape(-1, 1, 1).expand(3, 1, 1)
+
+
 def grid_of(quantizer: ActivationQuantizer) -> tuple[int, int, float]:
     """(bits, zero point, step) as its forward uses them."""
-    return quantizer.bits, quantizer.zero_point, float(quantizer.step.detach().clamp(min=1e-6))
+    return quantizer.bits, quantizer.zero_point, float(quantizer.step.detach())
 
 
 def _label(signal, quantizer: str) -> str:

@@ -14,8 +14,9 @@ from bfcn_kernels.conv import Term
 
 from ..quantizers import ActivationQuantizer
 from . import boundary
-from .capture import QUANTIZE, WEIGHT, Captured, layer_of
+from .capture import Captured
 from .emit import Emitter, ImageInput
+from .network import QUANTIZE, WEIGHT, layer_of
 from .signals import (
     Averaged,
     Codes,
@@ -29,6 +30,7 @@ from .signals import (
     Sum,
     linear,
 )
+from .trial import at
 
 aten = torch.ops.aten
 _HANDLERS: dict[object, Callable] = {}
@@ -41,6 +43,22 @@ _ADVICE = {
     'pad': 'give the convolution symmetric padding',
 }
 _OTHERWISE = 'use convolutions, BN, ReLU, pooling, bilinear resizing, concat and addition'
+# Op -> positions of the arguments that may follow the image's size: its handler finds out how.
+_MAY_FOLLOW = {
+    aten.upsample_bilinear2d.vec: {1},
+    aten.upsample_nearest2d.vec: {1},
+    aten.avg_pool2d.default: {1, 2},
+    aten.adaptive_avg_pool2d.default: {1},
+}
+_FIXED = {
+    'max_pool2d': 'pool with a fixed window',
+    'avg_pool2d': 'pool with a fixed window, or the whole map by F.adaptive_avg_pool2d(x, 1)',
+    'adaptive_avg_pool2d': 'pool to a fixed size, or with a fixed window by F.avg_pool2d',
+    'upsample_bilinear2d': 'resize by a fixed factor, or to size=feature.shape[2:] of a feature map',
+    'upsample_nearest2d': 'resize by a fixed factor, or to size=feature.shape[2:] of a feature map',
+}
+# Keywords that leave numbers as they are; _same checks the type.
+_NO_CHANGE = {'memory_format', 'dtype', 'layout', 'device', 'pin_memory', 'non_blocking'}
 
 
 def lower(captured: Captured, segmentor: nn.Module) -> Emitter:
@@ -63,17 +81,18 @@ class _Lowering:
         self.align_corners = segmentor.decode_head.align_corners
         quantizers = {n: m for n, m in self.modules.items() if isinstance(m, ActivationQuantizer)}
         image = ImageInput(segmentor.data_preprocessor)
-        self.emit = Emitter(quantizers, image, captured.grids[captured.image])
+        self.emit = Emitter(quantizers, image, captured)
         self.signals: dict[fx.Node, object] = {}
 
     def run(self) -> Emitter:
         self._check_ops()
+        self._check_arguments()
         for node in self.captured.nodes:
             self.signals[node] = self._signal(node)
-        output = self.captured.output
-        scores = self.scores(output, 'the output')
+        self._check_arguments()  # again: a resize may have asked for more sizes
+        scores = self.scores(self.captured.output, 'the output')
         mode = 'align_corners' if self.align_corners else 'bilinear'
-        self.emit.add(ops.ArgMax('labels', scores.name, mode), self.grid(self.captured.image))
+        self.emit.add(ops.ArgMax('labels', scores.name, mode), self.captured.image)
         return self.emit
 
     def _check_ops(self) -> None:
@@ -83,6 +102,27 @@ class _Lowering:
         for node, name in sorted(unknown.items(), key=lambda item: item[1] not in _ADVICE):
             advice = _ADVICE.get(name, _OTHERWISE)
             raise self.error(node, f'is not an op of a packed model: {advice}')
+
+    def _check_arguments(self) -> None:
+        """Nothing that follows the size of the image is left at its captured value."""
+        for node in self.captured.nodes:
+            for key in self.captured.follows_size(node):
+                if key not in _MAY_FOLLOW.get(node.target, ()):
+                    raise self.follows(node, key)
+            if unread := set(node.kwargs) - _NO_CHANGE:
+                raise self.error(node, f'has {", ".join(sorted(unread))}: {_OTHERWISE}')
+
+    def follows(self, node: fx.Node, key: int | str) -> ExportError:
+        """An argument that follows the image's size: its values at two sizes, and the way out."""
+        sizes, values = self.captured.sizes, self.captured.argument(node, key)
+        other = next(i for i, value in enumerate(values) if repr(value) != repr(values[0]))
+        name = key if isinstance(key, str) else node.target._schema.arguments[key].name
+        told = (f'{values[i]} for an image of {at(sizes[i])}' for i in (0, other))
+        return self.error(
+            node,
+            f'has {name}={" and ".join(told)}: what follows the size of the image is not packed: '
+            f'{_FIXED.get(_op(node), "make it the same at every size")}',
+        )
 
     def _signal(self, node: fx.Node) -> object:
         if node is self.captured.image:
@@ -110,16 +150,17 @@ class _Lowering:
         value = self.arg(node, index)
         return None if value is None else value[1].double().cpu().numpy()
 
-    def grid(self, node: fx.Node) -> tuple:
-        return self.captured.grids[node]
+    def grids(self, node: fx.Node) -> tuple:
+        """(h, w) at each captured size."""
+        return self.captured.grids(node)
 
     def scores(self, node: fx.Node, what: str) -> Scores:
-        return self.emit.scores(self.signals[node], self.grid(node), what)
+        return self.emit.scores(self.signals[node], node, what)
 
 
 @handles(QUANTIZE)
 def _quantize(net: _Lowering, node: fx.Node) -> Codes | Parts:
-    return net.emit.quantize(net.arg(node, 0), node.args[1], net.grid(node))
+    return net.emit.quantize(net.arg(node, 0), node.args[1], node)
 
 
 @handles(WEIGHT)
@@ -132,7 +173,11 @@ def _weight(net: _Lowering, node: fx.Node) -> nn.Module:
     aten.alias.default, aten.detach.default, aten.to.dtype, aten._to_copy.default,
 )  # fmt: skip
 def _same(net: _Lowering, node: fx.Node) -> object:
-    return net.arg(node, 0)
+    signal = net.arg(node, 0)
+    before, after = (n.meta['val'].dtype for n in (node.args[0], node))
+    if before != after and not isinstance(signal, Labels):
+        raise net.error(node, f'turns {before} into {after}: leave numbers in {before}')
+    return signal
 
 
 @handles(aten.conv2d.default)
@@ -171,10 +216,9 @@ def _sources(net: _Lowering, node: fx.Node, groups: int) -> tuple[Codes, ...]:
     if len(parts) == 1:
         return parts
     if len({part.grid for part in parts}) == 1:
-        grid = net.grid(node.args[0])
         op = ops.Concat(f'{layer_of(node)}.concat', tuple(part.name for part in parts))
         channels = sum(part.channels for part in parts)
-        return (replace(parts[0], name=net.emit.add(op, grid), channels=channels),)
+        return (replace(parts[0], name=net.emit.add(op, node.args[0]), channels=channels),)
     if groups > 1:
         raise net.error(
             node,
@@ -189,6 +233,8 @@ def _batch_norm(net: _Lowering, node: fx.Node) -> Linear:
     x, (weight, bias, mean, var) = net.arg(node, 0), (net.array(node, i) for i in range(1, 5))
     if node.args[5]:
         raise net.error(node, 'uses statistics of the batch: call model.eval() first')
+    if not (var + node.args[7] > 0).all():
+        raise net.error(node, f'divides by 0: running_var + eps is {(var + node.args[7]).min()}')
     scale = (1 if weight is None else weight) / np.sqrt(var + node.args[7])
     return _addend(net, node, x).affine(scale, (0 if bias is None else bias) - mean * scale)
 
@@ -203,9 +249,9 @@ def _relu(net: _Lowering, node: fx.Node) -> Linear | Codes:
 
 @handles(aten.add.Tensor, aten.add_.Tensor)
 def _add(net: _Lowering, node: fx.Node) -> Linear | Sum:
-    if node.kwargs or not all(isinstance(arg, fx.Node) for arg in node.args):
+    if not all(isinstance(arg, fx.Node) for arg in node.args):
         raise net.error(node, f'adds a constant or a multiple: {_OTHERWISE}')
-    if net.grid(node.args[0]) != net.grid(node.args[1]):
+    if net.grids(node.args[0]) != net.grids(node.args[1]):
         raise net.error(node, 'adds maps of different sizes: resize one of them first')
     a, b = net.arg(node, 0), net.arg(node, 1)
     if isinstance(a, Scores | Sum) or isinstance(b, Scores | Sum):
@@ -243,9 +289,7 @@ def _max_pool(net: _Lowering, node: fx.Node) -> Codes | Parts | Labels:
     def pool(codes: Codes) -> Codes:
         name = layer_of(node) if 'pool' in layer_of(node) else f'{codes.name}.pool'
         window = kernel, stride, padding, dilation, net.arg(node, 5, False)
-        return replace(
-            codes, name=net.emit.add(ops.MaxPool(name, codes.name, *window), net.grid(node))
-        )
+        return replace(codes, name=net.emit.add(ops.MaxPool(name, codes.name, *window), node))
 
     return _each(net, node, x, pool)
 
@@ -255,6 +299,8 @@ def _avg_pool(net: _Lowering, node: fx.Node) -> Averaged | Parts:
     kernel = _pair(node.args[1])
     if net.arg(node, 6) is not None:
         raise net.error(node, 'has a divisor_override: leave it None')
+    if net.captured.follows_size(node):
+        return _global_pool(net, node)
     window = dict(
         kernel=kernel,
         stride=_pair(net.arg(node, 2) or kernel),
@@ -265,8 +311,20 @@ def _avg_pool(net: _Lowering, node: fx.Node) -> Averaged | Parts:
     return _each(net, node, net.arg(node, 0), lambda codes: Averaged(codes, None, window))
 
 
+def _global_pool(net: _Lowering, node: fx.Node) -> Averaged | Parts:
+    """A window that is the whole map at every size: the mean that adaptive pooling to 1x1 takes."""
+    windows = tuple(_pair(kernel) for kernel in net.captured.argument(node, 1))
+    if windows != net.grids(node.args[0]) or _pair(net.arg(node, 3, 0)) != (0, 0):
+        raise net.follows(node, net.captured.follows_size(node)[0])
+    return _each(net, node, net.arg(node, 0), lambda codes: Averaged(codes, (1, 1), {}))
+
+
 @handles(aten.adaptive_avg_pool2d.default)
-def _adaptive_avg_pool(net: _Lowering, node: fx.Node) -> Averaged | Parts:
+def _adaptive_avg_pool(net: _Lowering, node: fx.Node) -> Averaged | Parts | Codes:
+    if net.captured.follows_size(node):
+        if net.grids(node) == net.grids(node.args[0]):
+            return net.arg(node, 0)  # every bin is one pixel
+        raise net.follows(node, 1)
     size = _pair(node.args[1])
     return _each(net, node, net.arg(node, 0), lambda codes: Averaged(codes, size, {}))
 
@@ -294,31 +352,48 @@ def _resize(net: _Lowering, node: fx.Node) -> Resized | Codes | Scores | Parts:
         return _each(net, node, x, resized)
     scores = net.scores(node.args[0], f'layer {layer_of(node)!r}: resize')
     op = ops.Resize(f'{scores.name}.up', scores.name, mode, **target)
-    return Scores(net.emit.add(op, net.grid(node)))
+    return Scores(net.emit.add(op, node))
 
 
 def _picked(net: _Lowering, node: fx.Node, codes: Codes, target: dict) -> Codes:
     """Nearest resizing moves codes and rounds nothing."""
     same = dict(A=1.0, B=float(codes.zero_point), bits=codes.bits, zero_point=codes.zero_point)
     op = ops.Resize(f'{codes.name}.up', codes.name, 'nearest', **target, **same)
-    return replace(codes, name=net.emit.add(op, net.grid(node)))
+    return replace(codes, name=net.emit.add(op, node))
 
 
 def _target(net: _Lowering, node: fx.Node) -> dict:
-    factors = net.arg(node, 2 if len(node.args) == 3 else 3)
+    """like, factor or size of ops.Resize."""
+    factors = net.arg(node, 2 if node.target is aten.upsample_nearest2d.vec else 3)
     if factors is not None:
         if any(factor != int(factor) for factor in factors):
             raise net.error(node, f'resizes by {factors}: use whole factors, or size=...')
         return dict(factor=tuple(map(int, factors)))
-    first, second = net.grid(node)
-    name = net.emit.like((first, second))
+    name = net.emit.like(node)
     if name is not None:
         return dict(like=name)
-    if first == second:
-        return dict(size=first)
+    grids = net.grids(node)
+    if len(set(grids)) == 1:
+        return dict(size=grids[0])
+    if factor := _factor(grids, net.grids(node.args[0])):
+        return dict(factor=factor)
+    first, second = (f'{at(grids[i])} for an image of {at(net.captured.sizes[i])}' for i in (0, 1))
     raise net.error(
-        node, f'resizes to {first}, the grid of no packed map: use the size of a feature map'
+        node,
+        f'resizes to {first}, {second}: no packed map has that size, use size=feature.shape[2:] of one '
+        'or a whole factor',
     )
+
+
+def _factor(grids: tuple, sources: tuple) -> tuple[int, int] | None:
+    """The whole factors between maps at every captured size."""
+    factors = {
+        (grid[0] / source[0], grid[1] / source[1])
+        for grid, source in zip(grids, sources, strict=True)
+    }
+    down, across = min(factors)
+    whole = len(factors) == 1 and down.is_integer() and across.is_integer()
+    return (int(down), int(across)) if whole else None
 
 
 def _op(node: fx.Node) -> str:

@@ -19,17 +19,29 @@ from torch import Tensor
 from bfcn_kernels import Graph, Model, ops, read, reference
 from bfcn_kernels.conv import BitConv, Term
 from bfcn_kernels.graph import data_sources
+from bfcn_kernels.image import check_image
+from bfcn_kernels.lifecycle import Closable
+from bfcn_kernels.limits import READING, Limits
 from bfcn_kernels.values import Grid, Value
 
 
-class TorchEngine:
+class TorchEngine(Closable):
     """An engine as in `bfcn_kernels.load`, from a file, a Model or a Graph.
 
     engine(image) takes and gives numpy arrays like every engine; run(images) is batched and in torch.
+    Limits as in `bfcn_kernels.load`; on a GPU, half of its free memory is the default of max_bytes.
     """
 
-    def __init__(self, model: str | Path | Model | Graph, device: str | torch.device | None = None):
+    def __init__(
+        self,
+        model: str | Path | Model | Graph,
+        device: str | torch.device | None = None,
+        max_bytes: int | None = None,
+        max_ops: int | None = None,
+    ):
+        self.limits = Limits(max_bytes, max_ops)
         if isinstance(model, str | Path):
+            self.limits.check_file(model, times=READING)
             model = read(model)
         self.graph = model if isinstance(model, Graph) else model.graph
         self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
@@ -38,6 +50,9 @@ class TorchEngine:
         self.logits: np.ndarray | None = None
         self.profile: list[tuple[str, str, float]] = []
         self.peak_bytes = 0
+
+    def _release(self) -> None:
+        self._weights.clear()
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         maps = self.run(_batch(image), keep={self.graph.output, self.graph.logits})
@@ -54,11 +69,14 @@ class TorchEngine:
     def run(self, images: Tensor, keep: set[str]) -> dict[str, Tensor]:
         """The values in `keep` for uint8 RGB images (n, 3, h, w): codes uint8 and scores float32
         (n, channels, h, w), labels uint8 (n, h, w)."""
+        self._check_open()
         if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(
                 f'images must be uint8 (n, 3, h, w) RGB, got {images.dtype} {tuple(images.shape)}'
             )
-        grids = self.graph.shapes(*images.shape[2:])
+        batch, _, height, width = images.shape
+        self.limits.check_image(self.graph, height, width, batch, _free_bytes(self.device))
+        grids = self.graph.shapes(height, width)
         maps, kept = {'image': images.to(self.device)}, {}
         self.profile, self.peak_bytes = [], 0
         with _plain_sums():
@@ -105,6 +123,11 @@ class TorchEngine:
             term.dilation,
             term.groups,
         )
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    """Of a GPU; None for the memory of this machine."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == 'cuda' else None
 
 
 def interpolate(x: Tensor, grid: Grid, mode: str) -> Tensor:
@@ -237,9 +260,8 @@ def _column(coefficients: np.ndarray, device: torch.device) -> Tensor:
 
 
 def _batch(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(reference.check_image(image))).permute(2, 0, 1)[
-        None
-    ]
+    image = np.require(check_image(image), requirements='CW')  # torch warns of what it cannot write
+    return torch.from_numpy(image).permute(2, 0, 1)[None]
 
 
 def _numpy(value: Tensor) -> np.ndarray:

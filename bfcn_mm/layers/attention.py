@@ -30,6 +30,11 @@ class QuantAttention(QuantizedLayer):
     projection that reads them. Attention maps are not formed: the second result is always None.
     """
 
+    quantized_weights = {
+        'weight_quant': 'in_proj_weight',
+        'out_weight_quant': 'out_proj.weight',
+    }
+
     def attach(
         self, w: int, input_quant: ActivationQuantizer | None, method: str, per_channel: bool
     ) -> None:

@@ -26,11 +26,12 @@ class PackedSegmentor(BaseSegmentor):
         engine: 'numpy', 'torch' (a GPU if there is one), 'cpu' or 'triton'.
         threads: of the 'cpu' engine.
         one_bit: with 'triton', layers of few bits run on one-bit tensor cores.
+        max_bytes, max_ops: what the file may make the engine take, as in `bfcn_kernels.load`.
         data_preprocessor: the float model's, which mmengine hands over; only read for padding.
         train_cfg, pretrained: set by mmseg.apis.init_model, and without effect.
 
     Raises ValueError for an unknown engine, for one_bit with another than 'triton', and for a test_cfg
-    with padding or other than whole images; OSError, FileError or GraphError for a bad file; and what
+    with padding or windows that slide; FileError or GraphError for a bad file; and what
     an engine says that cannot start.
     """
 
@@ -40,20 +41,21 @@ class PackedSegmentor(BaseSegmentor):
         engine: str = 'cpu',
         threads: int = 1,
         one_bit: bool = False,
+        max_bytes: int | None = None,
+        max_ops: int | None = None,
         data_preprocessor: dict | None = None,
         test_cfg: dict | None = None,
         train_cfg: dict | None = None,
         pretrained: str | None = None,
     ) -> None:
-        if test_cfg is not None and test_cfg.get('mode', 'whole') != 'whole':
-            raise ValueError(f"test_cfg.mode must be 'whole', got {test_cfg['mode']!r}")
-        if padding := (data_preprocessor or {}).get('test_cfg'):
-            raise ValueError(
-                f'a packed model takes images without padding, got test_cfg={padding!r}'
-            )
+        from ..export.test_time import check_settings
+
+        check_settings(test_cfg, data_preprocessor or {})
         super().__init__(data_preprocessor=dict(type='SegDataPreProcessor', bgr_to_rgb=True))
-        self.file, self.engine = _resolve(file), _load(file, engine, threads, one_bit)
-        self.mode, metadata = _describe(self.file)
+        self.file = _resolve(file)
+        limits = dict(max_bytes=max_bytes, max_ops=max_ops)
+        self.engine = _load(file, engine, threads, one_bit, limits)
+        self.mode, self.out_channels, metadata = _describe(self.file)
         self.align_corners = self.mode == 'align_corners'
         self.dataset_meta = dict(classes=metadata.classes, palette=metadata.palette)
         CheckpointLoader.register_scheme(r'.*\.gguf$', load_from_packed, force=True)
@@ -92,7 +94,7 @@ class PackedSegmentor(BaseSegmentor):
 
 def load_from_packed(filename: str, map_location: object = None) -> dict:
     """What a packed file is as a checkpoint: no weights, and the data set's meta."""
-    _, metadata = _describe(filename)
+    _, _, metadata = _describe(filename)
     meta = dict(classes=metadata.classes, palette=metadata.palette)
     return dict(state_dict={}, meta=dict(dataset_meta=meta))
 
@@ -103,7 +105,7 @@ def _resolve(file: str) -> str:
     return str(zoo.resolve(file))
 
 
-def _load(file: str, engine: str, threads: int, one_bit: bool) -> object:
+def _load(file: str, engine: str, threads: int, one_bit: bool, limits: dict) -> object:
     if engine not in ENGINES:
         raise ValueError(f'engine must be one of {ENGINES}, got {engine!r}')
     if engine == 'torch':
@@ -111,18 +113,18 @@ def _load(file: str, engine: str, threads: int, one_bit: bool) -> object:
             raise ValueError("one_bit=True is for engine='triton', got engine='torch'")
         from ..export.torch_engine import TorchEngine
 
-        return TorchEngine(_resolve(file))
+        return TorchEngine(_resolve(file), **limits)
     import bfcn_kernels
 
-    return bfcn_kernels.load(file, engine, threads, one_bit)
+    return bfcn_kernels.load(file, engine, threads, one_bit, **limits)
 
 
-def _describe(file: str) -> tuple[str, object]:
-    """(how scores are resized to the image, metadata). Raises ValueError if there is no argmax."""
+def _describe(file: str) -> tuple[str, int, object]:
+    """(how scores are resized to the image, classes, metadata). ValueError if there is no argmax."""
     from bfcn_kernels import ops, read
 
     model = read(file)
     last = model.graph.ops[-1]
     if not isinstance(last, ops.ArgMax):
         raise ValueError(f'{file}: the last op must be an argmax, got {ops.op_name(last)}')
-    return last.mode, model.metadata
+    return last.mode, model.graph.validate()[last.source].channels, model.metadata

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .base import Quantizer
-from .calibration import activation_bounds, mean_over_ranks
+from .calibration import LEAST_ERROR, TINIEST_STEP, Calibration, activation_bounds, mean_of_widths
 from .fake_quant import activation_codes, learned_step, quantize_activation
-
-_SMALLEST_STEP = 1e-6
 
 
 class ActivationQuantizer(Quantizer):
@@ -24,13 +22,19 @@ class ActivationQuantizer(Quantizer):
     is 0. Signed (after GELU, LayerNorm or no activation): an integer zero_point, fixed at calibration.
 
     The grid is placed by `calibrate()` ... `finish_calibration()` around some batches, or by the first
-    training batch; the range is averaged over batches and processes. Before that, evaluation lets
-    values pass in float and says so once.
+    training batch, by the given rule; the range is averaged over batches and processes. Before that,
+    evaluation lets values pass in float and says so once.
     """
 
-    def __init__(self, bits: int, signed: bool = False, method: str = 'lsq') -> None:
+    def __init__(
+        self,
+        bits: int,
+        signed: bool = False,
+        method: str = 'lsq',
+        rule: Calibration = LEAST_ERROR,
+    ) -> None:
         super().__init__(bits)
-        self.signed = signed
+        self.signed, self.rule = signed, rule
         self.register_buffer('placed', torch.ones(()))
         self.drift = nn.Parameter(torch.zeros(())) if method == 'lsq' else None
         self.register_buffer('_zero_point', torch.zeros(()))
@@ -53,26 +57,24 @@ class ActivationQuantizer(Quantizer):
     def twin(self) -> ActivationQuantizer:
         """A fresh quantizer of the same kind, on the same device."""
         method = 'dorefa' if self.drift is None else 'lsq'
-        return ActivationQuantizer(self.bits, self.signed, method).to(self.placed.device)
+        return ActivationQuantizer(self.bits, self.signed, method, self.rule).to(self.placed.device)
 
     def forward(self, x: Tensor) -> Tensor:
         if self._seen is not None:
-            self._seen.append(torch.stack(activation_bounds(x, self.bits, self.signed)))
+            self._seen.append(self._bounds(x, len(self._seen)))
             return x
         if not self.initialized and not self._place_on_first_batch(x):
             return x
         high = 2**self.bits - 1
         scale = 1 / math.sqrt(max(1, x.shape[1:].numel() * high))
         zero_point = self._zero_point if self.signed else None
-        step = self.step.clamp(min=_SMALLEST_STEP)
-        return quantize_activation(x, step, zero_point, self.bits, scale)
+        return quantize_activation(x, self.step, zero_point, self.bits, scale)
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Tensor:
         """The codes of x, uint8, same shape."""
         zero_point = self._zero_point if self.signed else None
-        step = self.step.clamp(min=_SMALLEST_STEP)
-        return activation_codes(x, step, zero_point, self.bits).to(torch.uint8)
+        return activation_codes(x, self.step, zero_point, self.bits).to(torch.uint8)
 
     def calibrate(self) -> None:
         """From now on watch the values that pass, in float, until finish_calibration()."""
@@ -82,12 +84,12 @@ class ActivationQuantizer(Quantizer):
         """Place the grid by what was seen since calibrate(); False if nothing passed."""
         seen, self._seen = self._seen, None
         if seen:
-            self._place(torch.stack(seen).mean(0))
+            self._place(torch.stack(seen))
         return bool(seen)
 
     def _place_on_first_batch(self, x: Tensor) -> bool:
-        if self.training:
-            self._place(torch.stack(activation_bounds(x, self.bits, self.signed)))
+        if self.may_place:
+            self._place(self._bounds(x, 0)[None])
         else:
             warnings.warn(
                 'quantizers are not calibrated, activations pass in float: load a trained checkpoint, '
@@ -95,11 +97,20 @@ class ActivationQuantizer(Quantizer):
             )
         return self.initialized
 
+    def _bounds(self, x: Tensor, seed: int) -> Tensor:
+        return torch.stack(activation_bounds(x, self.bits, self.signed, self.rule, seed))
+
     @torch.no_grad()
     def _place(self, bounds: Tensor) -> None:
-        low, high = mean_over_ranks(bounds)
+        """bounds: (batches, 2). Batches in which the map has one value only have no say."""
+        low, high = mean_of_widths(bounds)
+        if not torch.isfinite(high - low):
+            raise RuntimeError(
+                f'values that are not finite reach {self.name or "an activation quantizer"}: no grid can '
+                'be placed. Check the checkpoint and the images, or train with a lower learning rate'
+            )
         top = 2**self.bits - 1
-        step = ((high - low) / top).clamp(min=_SMALLEST_STEP)
+        step = ((high - low) / top).clamp(min=TINIEST_STEP)
         self.placed.copy_(step)
         if self.drift is not None:
             self.drift.zero_()

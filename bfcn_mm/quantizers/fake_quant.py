@@ -29,7 +29,8 @@ def quantize_activation(
     """Round x to (q - zero_point) * step, q in 0..2**bits - 1.
 
     With u = x / step + zero_point:  dy/dx = 1 where 0 <= u <= 2**bits - 1, else 0;
-    dy/dstep = grad_scale * (q - u inside, q - zero_point outside).  LSQ (Esser et al., 2020), eq. 1-3.
+    dy/dstep = grad_scale * (q - u inside, q - zero_point outside).  LSQ (Esser et al., 2020), eq. 1-3;
+    the sum dL/dstep is limited, see limited_step_gradient.
     x: any shape; step, zero_point: scalars. For zero_point None (0) a ReLU before it changes nothing.
     """
     if fused := fused_for(x):
@@ -69,8 +70,8 @@ class _QuantizeActivation(Function):
             slope.addcmul_(clipped, inside, value=-1)
         else:
             slope -= torch.where(inside.bool(), clipped, zero_point)
-        grad_step = slope.mul_(grad).sum()
-        return grad_x, (grad_step * ctx.grad_scale).reshape(step.shape), None, None, None
+        grad_step = (slope.mul_(grad).sum() * ctx.grad_scale).reshape(step.shape)
+        return grad_x, limited_step_gradient(grad_step, grad, step), None, None, None
 
 
 def weight_codes(w: Tensor, step: Tensor, grid: WeightGrid) -> Tensor:
@@ -84,7 +85,7 @@ def quantize_weight(w: Tensor, step: Tensor, grid: WeightGrid, grad_scale: float
 
     dy/dw = 1 where low <= w / step <= high, else 0 (1 everywhere at 1 bit, where each weight is
     outside or inside by its size alone); dy/dstep = grad_scale * (v - w / step inside, v outside).
-    LSQ (Esser et al., 2020), eq. 1-3.
+    LSQ (Esser et al., 2020), eq. 1-3; the sum dL/dstep is limited, see limited_step_gradient.
     """
     if fused := fused_for(w):
         return fused.quantize_weight(w, step, *grid, grad_scale)
@@ -113,34 +114,55 @@ class _QuantizeWeight(Function):
             grad_w = grad * inside.to(grad.dtype)
             v -= u * inside
         grad_step = (g * v).sum_to_size(step.shape) * ctx.grad_scale
-        return grad_w, grad_step, None, None
+        return grad_w, limited_step_gradient(grad_step, grad, step), None, None
+
+
+def limited_step_gradient(grad_step: Tensor, grad: Tensor, step: Tensor) -> Tensor:
+    """dL/dstep, clipped to step * |dL/dy|, so that dL/dlog(step) is at most the norm of dL/dy.
+
+    grad: dL/dy of the quantized values y that share the step; the norm is taken over those.
+    Without the limit the gradients of learned steps, per share of the step, are up to a hundred times
+    those of all weights together, and rule every gradient norm and `clip_grad`. With it a step moves by
+    no larger a share of its size than the weights do, which is what LSQ's gradient scale is meant to give
+    (Esser et al., 2020, section 2.2: R of about 1).
+    """
+    axes = tuple(d for d in range(grad.dim()) if step.dim() == 0 or step.shape[d] == 1)
+    norm = torch.linalg.vector_norm(grad, dim=axes or None, dtype=torch.float32)
+    bound = step * norm.reshape(step.shape)
+    return torch.minimum(torch.maximum(grad_step, -bound), bound)
+
+
+# A learned step stays above exp(-16) = 1.1e-7 of the size it was placed with.
+_LOWEST_DRIFT = -16.0
 
 
 def learned_step(placed: Tensor, drift: Tensor) -> Tensor:
-    """placed * (1 + ELU(drift)), with dL/ddrift = dL/dstep / placed.
+    """placed * growth(drift); growth(d) = 1 + d for d >= 0, exp(d) for -16 <= d < 0.
 
-    An optimizer then moves a step by a share of the size it was placed with: Adam by its learning rate,
-    whatever that size is (8-bit weights have steps around 0.002: moved by a rate of 0.003 as plain
-    numbers they would be lost), SGD as it moves the step itself in LSQ. ELU lets it grow linearly and
-    shrink without end, so that it stays positive.
+    dL/ddrift = dL/dstep / (placed * growth'(drift)): SGD then moves the step itself as LSQ does, while
+    Adam moves it by its learning rate times the step's own size. As a plain number Adam would move every
+    step by the same amount: 8-bit weights have steps around 0.002, which a rate of 0.003 destroys at
+    once. The step is positive for every drift; below -16 it stands still and only a gradient that lets
+    it grow passes.
     """
-    return (_LearnedStep.apply if torch.is_grad_enabled() else _drifted)(placed, drift)
+    return (_LearnedStep.apply if torch.is_grad_enabled() else _grown)(placed, drift)
 
 
-def _drifted(placed: Tensor, drift: Tensor) -> Tensor:
-    return placed * (1 + torch.nn.functional.elu(drift))
+def _grown(placed: Tensor, drift: Tensor) -> Tensor:
+    return placed * (drift.clamp(_LOWEST_DRIFT, 0).exp() + drift.clamp(min=0))
 
 
 class _LearnedStep(Function):
     @staticmethod
     def forward(ctx, placed, drift):
-        ctx.save_for_backward(placed)
-        return _drifted(placed, drift)
+        ctx.save_for_backward(placed, drift)
+        return _grown(placed, drift)
 
     @staticmethod
     def backward(ctx, grad):
-        (placed,) = ctx.saved_tensors
-        return None, grad / placed
+        placed, drift = ctx.saved_tensors
+        grad = torch.where(drift < _LOWEST_DRIFT, grad.clamp(max=0), grad)
+        return None, grad / (placed * drift.clamp(_LOWEST_DRIFT, 0).exp())
 
 
 def quantize_unit(x: Tensor, bits: int) -> Tensor:

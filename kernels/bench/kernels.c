@@ -42,7 +42,7 @@ static struct layer layer_of(const unsigned *shape, const unsigned *wa) {
 
 static int chosen(const struct layer *l, enum isa isa, const char *name) {
   struct layer_run r;
-  const int is = layer_plan(&r, l, isa, NULL, 1) && !strcmp(conv_kernel(r.conv), name);
+  const int is = layer_plan(&r, l, isa, NULL, 1) && !strcmp(bfcn_conv_kernel(r.conv), name);
   layer_free(&r);
   return is;
 }
@@ -80,12 +80,12 @@ static int measure(const struct gemm_kernel *k, const struct layer *l, unsigned 
   int wrong = 0;
   if (layer_plan(&r, l, k->isa, k->name, 1)) {
     layer_fill(&r, l);
-    conv_run(&r.session, r.conv);
+    bfcn_conv_run(&r.session, r.conv);
     wrong = layer_wrong(&r, l, 97) != 0;
     double seconds[REPETITIONS];
     for (int i = 0; i < REPETITIONS && !wrong; i++) {
       const double start = now();
-      conv_run(&r.session, r.conv);
+      bfcn_conv_run(&r.session, r.conv);
       seconds[i] = now() - start;
     }
     if (wrong) {

@@ -4,6 +4,7 @@ from bfcn_kernels.engine import load
 from bfcn_kernels.gguf_container import FileError
 from bfcn_kernels.gguf_io import Metadata, Model, read, write
 from bfcn_kernels.graph import Graph
+from bfcn_kernels.limits import WorkError
 from bfcn_kernels.packing import pack, unpack
 from bfcn_kernels.thresholds import thresholds
 from bfcn_kernels.values import GraphError
@@ -14,6 +15,7 @@ __all__ = [
     'GraphError',
     'Metadata',
     'Model',
+    'WorkError',
     'load',
     'pack',
     'read',

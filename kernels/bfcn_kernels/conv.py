@@ -54,11 +54,7 @@ class Term:
             pair(name, getattr(self, name), 1)
         pair('padding', self.padding, 0)
         within('groups', self.groups, 1, source.channels)
-        require(
-            source.channels % self.groups == 0 and channels % self.groups == 0,
-            f'groups must divide {source.channels} source and {channels} output channels, '
-            f'got {self.groups}',
-        )
+        v.divisible(source.channels, channels, self.groups)
         require(self.weight.ndim == 4, f'weight must have 4 dimensions, got {self.weight.shape}')
         pair('kernel', self.kernel, 1)
         shape = (channels, *self.kernel, source.channels // self.groups)

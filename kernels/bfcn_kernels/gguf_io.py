@@ -1,6 +1,6 @@
 """Packed model files: GGUF v3, written by the `gguf` package, read here without any trust."""
 
-import mmap
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,18 +8,37 @@ from pathlib import Path
 import numpy as np
 
 from bfcn_kernels.conv import BitConv
-from bfcn_kernels.gguf_container import FileError, parse_container
+from bfcn_kernels.files import read_bytes, replacing
+from bfcn_kernels.gguf_container import FileError, Key, parse_container
 from bfcn_kernels.graph import MAX_OPS, Graph
 from bfcn_kernels.records import decode, encode
 from bfcn_kernels.thresholds import thresholds
 from bfcn_kernels.values import GraphError
 
 VERSION = 1
+# Types of the keys that a model may have; others are skipped.
+KEYS = {
+    'general.architecture': 'string',
+    'general.name': 'string',
+    'bfcn.version': 'uint32',
+    'bfcn.op_names': 'array of string',
+    'bfcn.classes': 'array of string',
+    'bfcn.palette': 'array of uint8',
+    'bfcn.mean': 'array of float32',
+    'bfcn.std': 'array of float32',
+    'bfcn.weight_bits': 'uint32',
+    'bfcn.activation_bits': 'uint32',
+    'bfcn.train_config': 'string',
+}
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What travels with a model beside its graph; all optional."""
+    """What travels with a model beside its graph; all optional.
+
+    Raises FileError for more or fewer colours than classes, mean or std of other than 3 numbers, and
+    NUL in text.
+    """
 
     name: str = ''
     classes: tuple[str, ...] = ()
@@ -33,9 +52,15 @@ class Metadata:
     def __post_init__(self) -> None:
         if self.palette and self.classes and len(self.palette) != len(self.classes):
             raise FileError(
-                f'palette must have one colour per class, got {len(self.palette)} '
+                f'bfcn.palette must have one colour per class, got {len(self.palette)} '
                 f'for {len(self.classes)} classes'
             )
+        for key in ('mean', 'std'):
+            if len(values := getattr(self, key)) not in (0, 3):
+                raise FileError(f'bfcn.{key} must be 3 numbers, got {len(values)}')
+        for text in (self.name, self.train_config, *self.classes):
+            if '\0' in text:
+                raise FileError(f'text must have no NUL, got {text[:60]!r}')
 
 
 @dataclass(frozen=True)
@@ -47,41 +72,47 @@ class Model:
 
 
 def write(path: str | Path, model: Model, store_thresholds: bool = False) -> None:
-    """Write a model. Raises GraphError for an invalid graph; needs the `gguf` package."""
+    """Write a model; a file that is there is replaced at the end, whole, or left as it is.
+
+    Raises GraphError for an invalid graph, FileError for a mean or std that is not finite, OSError;
+    RuntimeError without the `gguf` package.
+    """
     try:
         import gguf
     except ImportError as err:
         raise RuntimeError('writing a model needs the gguf package: pip install gguf') from err
+    for key in ('mean', 'std'):
+        if not all(map(math.isfinite, getattr(model.metadata, key))):
+            raise FileError(f'bfcn.{key} must be finite, got {getattr(model.metadata, key)}')
     words, tensors = encode(model.graph)
     if store_thresholds:
         tensors |= {name: _thresholds(*rest) for name, *rest in _thresholded(model.graph)}
-    out = gguf.GGUFWriter(str(path), 'bfcn')
-    _write_metadata(out, model, gguf.GGUFValueType)
-    out.add_tensor('bfcn.graph', words)
-    for name, array in tensors.items():
-        array = np.ascontiguousarray(array)
-        signed = {np.dtype('u1'): 'i1', np.dtype('u8'): 'i8'}.get(array.dtype)
-        out.add_tensor(name, array.view(signed) if signed else array)
-    out.write_header_to_file()
-    out.write_kv_data_to_file()
-    out.write_tensors_to_file()
-    out.close()
+    with replacing(path) as temporary:
+        out = gguf.GGUFWriter(str(temporary), 'bfcn')
+        try:
+            _write_metadata(out, model, gguf.GGUFValueType)
+            out.add_tensor('bfcn.graph', words)
+            for name, array in tensors.items():
+                array = np.ascontiguousarray(array)
+                signed = {np.dtype('u1'): 'i1', np.dtype('u8'): 'i8'}.get(array.dtype)
+                out.add_tensor(name, array.view(signed) if signed else array)
+            out.write_header_to_file()
+            out.write_kv_data_to_file()
+            out.write_tensors_to_file()
+        finally:
+            out.close()
 
 
 def read(path: str | Path) -> Model:
-    """Read and check a model. Raises OSError, FileError or GraphError."""
-    with open(path, 'rb') as file:
-        try:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError as err:
-            raise FileError(f'{path}: the file is empty') from err
+    """Read and check a model. Raises FileError, also where there is no file, or GraphError."""
+    data = read_bytes(path)
     try:
         return parse(data)
     except (FileError, GraphError) as err:
         raise type(err)(f'{path}: {err}') from err
 
 
-def parse(data: bytes | mmap.mmap) -> Model:
+def parse(data: bytes) -> Model:
     """The model in the bytes of a file. Arrays of the graph are copies or unpacked."""
     keys, tensors = parse_container(data)
     names = _check_keys(keys)
@@ -142,46 +173,40 @@ def _write_metadata(out, model: Model, types) -> None:
         out.add_string('bfcn.train_config', meta.train_config)
 
 
-def _check_keys(keys: dict) -> list[str]:
-    if keys.get('general.architecture') != 'bfcn':
-        raise FileError(
-            f"general.architecture must be 'bfcn', got {keys.get('general.architecture')!r}"
-        )
-    if keys.get('bfcn.version') != VERSION:
-        raise FileError(f'bfcn.version must be {VERSION}, got {keys.get("bfcn.version")!r}')
-    names = keys.get('bfcn.op_names')
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise FileError('bfcn.op_names must be an array of strings')
+def _check_keys(keys: dict[str, Key]) -> list[str]:
+    """Types of all known keys, presence and values of the required ones. Returns the ops' names."""
+    for name, kind in KEYS.items():
+        if name in keys and keys[name].type != kind:
+            raise FileError(f'{name} must be of type {kind}, got {keys[name].type}')
+    if (architecture := _value(keys, 'general.architecture', '')) != 'bfcn':
+        raise FileError(f"general.architecture must be 'bfcn', got {architecture!r:.60}")
+    if (version := _value(keys, 'bfcn.version', None)) != VERSION:
+        raise FileError(f'bfcn.version must be {VERSION}, got {version}')
+    names = _value(keys, 'bfcn.op_names', [])
     if not 1 <= len(names) <= MAX_OPS:
         raise FileError(f'bfcn.op_names must name 1..{MAX_OPS} ops, got {len(names)}')
     return names
 
 
-def _metadata(keys: dict) -> Metadata:
-    palette = _array(keys, 'bfcn.palette', int)
+def _metadata(keys: dict[str, Key]) -> Metadata:
+    palette = _numbers(keys, 'bfcn.palette')
     if len(palette) % 3:
         raise FileError(f'bfcn.palette must hold r g b per class, got {len(palette)} numbers')
     return Metadata(
-        name=_scalar(keys, 'general.name', ''),
-        classes=_array(keys, 'bfcn.classes', str),
+        name=_value(keys, 'general.name', ''),
+        classes=tuple(_value(keys, 'bfcn.classes', ())),
         palette=tuple(palette[i : i + 3] for i in range(0, len(palette), 3)),
-        mean=_array(keys, 'bfcn.mean', float),
-        std=_array(keys, 'bfcn.std', float),
-        weight_bits=_scalar(keys, 'bfcn.weight_bits', 0),
-        activation_bits=_scalar(keys, 'bfcn.activation_bits', 0),
-        train_config=_scalar(keys, 'bfcn.train_config', ''),
+        mean=_numbers(keys, 'bfcn.mean'),
+        std=_numbers(keys, 'bfcn.std'),
+        weight_bits=_value(keys, 'bfcn.weight_bits', 0),
+        activation_bits=_value(keys, 'bfcn.activation_bits', 0),
+        train_config=_value(keys, 'bfcn.train_config', ''),
     )
 
 
-def _scalar(keys: dict, key: str, default: str | int) -> str | int:
-    value = keys.get(key, default)
-    if type(value) is not type(default):
-        raise FileError(f'{key} must be a {type(default).__name__}, got {value!r:.60}')
-    return value
+def _value(keys: dict[str, Key], name: str, default):
+    return keys[name].value if name in keys else default
 
 
-def _array(keys: dict, key: str, element: type) -> tuple:
-    values = keys.get(key, [])
-    if not isinstance(values, list) or any(type(value) is not element for value in values):
-        raise FileError(f'{key} must be an array of {element.__name__}, got {values!r:.60}')
-    return tuple(values)
+def _numbers(keys: dict[str, Key], name: str) -> tuple:
+    return tuple(keys[name].value.tolist()) if name in keys else ()

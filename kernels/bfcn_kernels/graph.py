@@ -5,9 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from bfcn_kernels.ops import ArgMax, Op, Resize
+from bfcn_kernels.conv import BitConv
+from bfcn_kernels.ops import Add, ArgMax, Mask, Op, Resize
 from bfcn_kernels.packing import words_per_plane
-from bfcn_kernels.values import IMAGE, MAX_SIDE, GraphError, Grid, Value, require, within
+from bfcn_kernels.values import (
+    IMAGE,
+    MAX_SIDE,
+    MAX_SUMMANDS,
+    GraphError,
+    Grid,
+    Value,
+    require,
+    within,
+)  # fmt: skip
 
 MAX_OPS = 4096
 _NAME = re.compile(r'[A-Za-z0-9_.-]{1,48}')
@@ -28,16 +38,20 @@ class Graph:
         Returns the value each op writes, by name, 'image' included. Raises GraphError.
         """
         within('number of ops', len(self.ops), 1, MAX_OPS)
-        values = {'image': IMAGE}
+        check_names([op.name for op in self.ops])
+        values, summands = {'image': IMAGE}, {}
         for op in self.ops:
             with named_layer(op.name):
-                self._check_name(op, values)
+                last = op is self.ops[-1]
+                require(last or not isinstance(op, ArgMax), 'an argmax must be the last op')
                 for source in op.sources:
                     require(
                         source in values,
                         f'source {source!r} must be written by an earlier op or be the image',
                     )
                 values[op.name] = op.output(*(values[source] for source in op.sources))
+                if values[op.name].kind == 'scores':
+                    summands[op.name] = _summands(op, summands)
         self._check_uses()
         return values
 
@@ -93,19 +107,34 @@ class Graph:
         last = self.ops[-1]
         return last.source if isinstance(last, ArgMax) else last.name
 
-    def _check_name(self, op: Op, values: dict[str, Value]) -> None:
-        require(
-            bool(_NAME.fullmatch(op.name)) and op.name != 'image',
-            "a name must be 1..48 of A-Z a-z 0-9 _ . - and not 'image'",
-        )
-        require(op.name not in values, 'names must be distinct')
-        require(not isinstance(op, ArgMax) or op is self.ops[-1], 'an argmax must be the last op')
-
     def _check_uses(self) -> None:
         read = {source for op in self.ops for source in op.sources}
         for op in self.ops[:-1]:
             with named_layer(op.name):
                 require(op.name in read, 'its value must be read by a later op: remove it')
+
+
+def check_names(names: list[str]) -> None:
+    """Require distinct names of 1..48 letters, digits, _ . and -."""
+    seen = set()
+    for name in names:
+        with named_layer(name):
+            require(
+                bool(_NAME.fullmatch(name)) and name != 'image',
+                "a name must be 1..48 of A-Z a-z 0-9 _ . - and not 'image'",
+            )
+            require(name not in seen, 'names must be distinct')
+        seen.add(name)
+
+
+def _summands(op: Op, before: dict[str, int]) -> int:
+    """How many convolutions' outputs a score may be the sum of. Raises GraphError for too many."""
+    if isinstance(op, BitConv):
+        return 1
+    sources = op.sources if isinstance(op, Add | Mask) else (op.source,)
+    count = sum(before[source] for source in sources)
+    require(count <= MAX_SUMMANDS, f'scores must add at most {MAX_SUMMANDS} maps, got {count}')
+    return count
 
 
 def data_sources(op: Op) -> tuple[str, ...]:
@@ -119,7 +148,7 @@ def named_layer(name: str) -> Iterator[None]:
     try:
         yield
     except GraphError as err:
-        raise GraphError(f'layer {name!r}: {err}') from err
+        raise GraphError(f'layer {name!r:.60}: {err}') from err
 
 
 def _bytes(value: Value, grid: Grid) -> int:

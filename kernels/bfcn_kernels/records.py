@@ -8,7 +8,7 @@ import numpy as np
 from bfcn_kernels import ops
 from bfcn_kernels import values as v
 from bfcn_kernels.conv import BitConv, Residual, Term
-from bfcn_kernels.graph import Graph, named_layer
+from bfcn_kernels.graph import Graph, check_names, named_layer
 from bfcn_kernels.ops import OPS, RESIZE_MODES, Op
 from bfcn_kernels.packing import pack, unpack, words_per_plane
 from bfcn_kernels.values import IMAGE, KINDS, GraphError, Value, require, within
@@ -37,6 +37,7 @@ def decode(words: np.ndarray, names: list[str], tensor: Tensor) -> Graph:
 
     Raises GraphError for anything that format.md says a reader refuses.
     """
+    check_names(names)
     decoded, values, position = [], {'image': IMAGE}, 0
     for name in names:
         with named_layer(name):
@@ -45,7 +46,6 @@ def decode(words: np.ndarray, names: list[str], tensor: Tensor) -> Graph:
             reader.finish()
             value = op.output(*(values[source] for source in op.sources))
             require(value == reader.value, f'must be described as {value}, got {reader.value}')
-            require(name not in values, 'names must be distinct')
         values[name] = value
         decoded.append(op)
         position += reader.length
@@ -129,9 +129,16 @@ class _Words:
         within('opcode', self.opcode, 1, len(OPS))
         within('record length', self.length, HEADER, len(words))
         within('kind', kind, 1, len(KINDS) - 1)
+        within('channels', channels, 1, v.MAX_CHANNELS)
+        codes = KINDS[kind] == 'codes'
+        within('bits', bits, int(codes), 8 if codes else 0)
+        within('zero_point', zero_point, 0, 2**bits - 1)
         self.value = Value(KINDS[kind], channels, bits, zero_point)
         self._words = words[HEADER : self.length].tolist()
         self._next = 0
+
+    def require_codes(self) -> None:
+        require(self.value.kind == 'codes', f'must be described as codes, got {self.value}')
 
     def int(self, name: str, low: int = -(2**31), high: int = 2**31 - 1) -> int:
         require(self._next < len(self._words), f'record must hold {name}, got {self.length} words')
@@ -164,6 +171,8 @@ def _op(r: _Words, name: str, tensor: Tensor, values: dict[str, Value]) -> Op:
     """The op of a record; `values` are those of the image and of earlier ops."""
     grid = {'bits': r.value.bits, 'zero_point': r.value.zero_point}
     kind = OPS[r.opcode - 1]
+    if kind in (ops.ImageCodes, ops.Table, ops.AvgPool, ops.AdaptiveAvgPool):
+        r.require_codes()
     if kind is ops.ImageCodes:
         order = (r.int('order'), r.int('order'), r.int('order'))
         return kind(name, tensor(f'{name}.table', np.uint8, (3, 256)), order, **grid)
@@ -187,7 +196,7 @@ def _op(r: _Words, name: str, tensor: Tensor, values: dict[str, Value]) -> Op:
     if kind is ops.AdaptiveAvgPool:
         return kind(name, source, r.pair('size'), r.float('A'), r.float('B'), **grid)
     if kind is ops.Resize:
-        return _resize(r, name, source)
+        return _resize(r, name, source, values)
     if kind is ops.Add:
         return kind(name, (source, r.source()))
     if kind is ops.Mask:
@@ -197,7 +206,6 @@ def _op(r: _Words, name: str, tensor: Tensor, values: dict[str, Value]) -> Op:
 
 def _bit_conv(r: _Words, name: str, tensor: Tensor, values: dict[str, Value]) -> BitConv:
     channels = r.value.channels
-    within('channels', channels, 1, v.MAX_CHANNELS)
     counts = r.int('terms', 1, 16), r.int('residuals', 0, 16)
     terms = tuple(
         _term(r, _term_names(name, index), channels, tensor, values) for index in range(counts[0])
@@ -221,9 +229,9 @@ def _term(
     }
     groups = r.int('groups', 1, v.MAX_CHANNELS)
     bits, form = r.int('weight bits', 1, 8), r.int('form', 1, 2)
+    v.divisible(values[source].channels, channels, groups)
     shape = (channels, *kernel, values[source].channels // groups)
     length = math.prod(shape[1:])
-    require(length > 0, f'groups must divide {values[source].channels} channels, got {groups}')
     packed = tensor(names[0], np.uint64, (channels, bits, words_per_plane(length)))
     try:
         weight = unpack(packed, length).reshape(shape)
@@ -233,7 +241,9 @@ def _term(
     return Term(source, weight, scale, bits, form, groups=groups, **window)
 
 
-def _resize(r: _Words, name: str, source: str) -> Op:
+def _resize(r: _Words, name: str, source: str, values: dict[str, Value]) -> Op:
+    if values[source].kind == 'codes':
+        r.require_codes()
     mode = r.mode()
     target = ('like', 'size', 'factor')[r.int('target', 0, 2)]
     if target == 'like':

@@ -11,6 +11,7 @@ from bfcn_kernels import arithmetic, ops
 from bfcn_kernels.arithmetic import f32
 from bfcn_kernels.conv import BitConv, Term
 from bfcn_kernels.graph import Graph, data_sources
+from bfcn_kernels.image import check_image
 from bfcn_kernels.values import Grid, Value
 
 
@@ -46,14 +47,6 @@ def run_op(
     if isinstance(op, BitConv):
         return bit_conv(op, *sources, accumulate=accumulate or bit_conv_accumulate)
     return _RUN[type(op)](op, *sources, grid=grid)
-
-
-def check_image(image: np.ndarray) -> np.ndarray:
-    """The image as an array. Raises ValueError unless it is uint8 (h, w, 3)."""
-    image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f'image must be uint8 (h, w, 3) RGB, got {image.dtype} {image.shape}')
-    return image
 
 
 def image_codes(op: ops.ImageCodes, source, grid: Grid) -> np.ndarray:

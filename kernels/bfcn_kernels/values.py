@@ -13,6 +13,9 @@ MAX_CHANNELS = 65536
 MAX_EXTENT = 4096  # kernel, stride, dilation, padding
 MAX_COEFFICIENT = 2.0**60
 MAX_ACCUMULATOR = 2**31 - 2
+MAX_SUMMANDS = (
+    2**20
+)  # convolutions' outputs in one score: each is below 2**96, so none gets infinite
 
 
 class GraphError(ValueError):
@@ -63,6 +66,14 @@ def codes(channels: int, bits: int, zero_point: int) -> Value:
     return Value('codes', channels, bits, zero_point)
 
 
+def divisible(source: int, output: int, groups: int) -> None:
+    """Require channels of source and output that groups share evenly."""
+    require(
+        source % groups == 0 and output % groups == 0,
+        f'groups must divide {source} source and {output} output channels, got {groups}',
+    )
+
+
 def kind(name: str, value: Value, expected: str) -> None:
     """Require a value of one kind."""
     require(value.kind == expected, f'{name} must be {expected}, got {value}')
@@ -72,7 +83,7 @@ def coefficient(name: str, value: float) -> None:
     """Require a finite scalar that float32 holds exactly, at most 2**60 in magnitude."""
     require(
         math.isfinite(value) and abs(value) <= MAX_COEFFICIENT,
-        f'{name} must be finite and at most 2**60, got {value!r}',
+        f'{name} must be finite and at most 2^60, got {value!r}',
     )
     require(float(np.float32(value)) == value, f'{name} must be a float32, got {value!r}')
 
@@ -84,7 +95,7 @@ def coefficients(name: str, values: np.ndarray, channels: int) -> None:
     if bad.any():
         channel = int(bad.argmax())
         raise GraphError(
-            f'{name} must be finite and at most 2**60, got {values[channel]} in channel {channel}'
+            f'{name} must be finite and at most 2^60, got {values[channel]} in channel {channel}'
         )
 
 

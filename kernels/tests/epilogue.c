@@ -95,7 +95,7 @@ static int plan(struct layer *l) {
   fill(l);
   const int possible = l->bits >= 1 && l->bits <= 2 && l->residual_bits <= 2 &&
                        l->variant.terms == 1 && l->variant.sum_bits == 16;
-  return find_thresholds(&l->conv, l->residual_bits ? &residual : NULL, 1) &&
+  return bfcn_find_thresholds(&l->conv, l->residual_bits ? &residual : NULL, 1) &&
          !l->conv.thresholds == !possible;
 }
 

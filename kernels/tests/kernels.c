@@ -29,7 +29,7 @@ static int test(const struct gemm_kernel *kernel, const struct layer *l, int *se
   if (layer_plan(&r, l, kernel->isa, kernel->name, 2)) {
     ++*served;
     layer_fill(&r, l);
-    conv_run(&r.session, r.conv);
+    bfcn_conv_run(&r.session, r.conv);
     const size_t wrong = layer_wrong(&r, l, 1);
     if (wrong) {
       printf("%s: %zu outputs differ at %ux%u, %u->%u, kernel %u, %u-%u bits\n", kernel->name,

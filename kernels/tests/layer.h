@@ -108,8 +108,10 @@ static int layer_plan(struct layer_run *r, const struct layer *l, enum isa isa, 
                                      .threads = threads,
                                      .isa = isa,
                                      .wanted_kernel = name};
-  if (conv_plan(&r->session, 1, &r->conv) != BFCN_OK) return 0;
-  return !name || !strcmp(conv_kernel(r->conv), name);
+  if (bfcn_conv_plan(&r->session, 1, &r->conv) != BFCN_OK ||
+      bfcn_conv_pack(&r->session, r->conv) != BFCN_OK)
+    return 0;
+  return !name || !strcmp(bfcn_conv_kernel(r->conv), name);
 }
 
 /* Random codes in, garbage out. */
@@ -127,16 +129,16 @@ static void layer_fill(struct layer_run *r, const struct layer *l) {
   r->codes = malloc(pixels * l->channels);
   for (size_t i = 0; i < pixels * l->channels; i++)
     r->codes[i] = (uint8_t)(layer_code(l) & ((1u << l->activation_bits) - 1));
-  value_store(&r->session, 1, 0, pixels, r->codes);
-  r->session.scratch_bytes = round_up(conv_scratch(r->conv) + SCRATCH_SLACK, 64);
+  bfcn_value_store(&r->session, 1, 0, pixels, r->codes);
+  r->session.scratch_bytes = round_up(bfcn_conv_scratch(r->conv) + SCRATCH_SLACK, 64);
   r->session.scratch = aligned_alloc(64, r->session.scratch_bytes * r->session.threads);
   memset(r->session.scratch, 0xa5, r->session.scratch_bytes * r->session.threads);
-  r->session.pool = pool_create(r->session.threads);
+  r->session.pool = bfcn_pool_create(r->session.threads);
 }
 
 static void layer_free(struct layer_run *r) {
-  conv_free(r->conv);
-  pool_free(r->session.pool);
+  bfcn_conv_free(r->conv);
+  bfcn_pool_free(r->session.pool);
   free(r->session.scratch);
   free(r->slots[1].data);
   free(r->slots[2].data);
@@ -171,7 +173,7 @@ static size_t layer_wrong(const struct layer_run *r, const struct layer *l, size
   const struct grid grid = r->grids[2];
   const size_t count = pixels_of(grid) * l->outputs;
   uint8_t *codes = malloc(count);
-  if (!l->scores) value_codes(&r->session, 2, 0, pixels_of(grid), codes);
+  if (!l->scores) bfcn_value_codes(&r->session, 2, 0, pixels_of(grid), codes);
   size_t wrong = 0;
   for (size_t i = 0; i < count; i += step) {
     const unsigned o = (unsigned)(i % l->outputs), pixel = (unsigned)(i / l->outputs);

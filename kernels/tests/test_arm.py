@@ -1,6 +1,7 @@
 """The ARM model and tools: rates, counts, errors. `make arm` runs the kernels themselves."""
 
 import csv
+import os
 import shutil
 import subprocess
 import sys
@@ -177,6 +178,43 @@ def test_plugin_counts_every_instruction(tmp_path):
     assert inside.mark == address['begin']
     executed = sum(n * len(listed[index].words) for index, n in inside.counts.items())
     assert executed == 999 * (len(loop.body) + 2) + 4
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'net.gguf',
+        'my net (1).gguf',
+        "o'net.gguf",
+        '$(touch hit).gguf',
+        '-net.gguf',
+        'a;b"`.gguf',
+        'ü\n.gguf',
+    ],
+)
+def test_run_script_takes_any_name_of_a_model(tmp_path, name):
+    """The programs are stand-ins that print their arguments; so is uname, which says aarch64."""
+    board, elsewhere = tmp_path / 'my board', tmp_path / 'elsewhere'
+    (board / 'aarch64').mkdir(parents=True)
+    elsewhere.mkdir()
+    (board / 'run.sh').write_text(pack.run_script(name))
+    for path in (board / 'aarch64' / 'bfcn-bench', board / 'aarch64' / 'bfcn-run'):
+        path.write_text('#!/bin/sh\nprintf "%s|" "${0##*/}" "$@"\n')
+    uname = elsewhere / 'uname'
+    uname.write_text('#!/bin/sh\necho aarch64\n')
+    uname.chmod(0o755)
+    done = subprocess.run(
+        ['sh', board / 'run.sh', '24', '36', 'in 1.ppm', 'out.ppm'],
+        cwd=elsewhere,
+        env=os.environ | {'PATH': f'{elsewhere}:{os.environ["PATH"]}'},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    timed = f'bfcn-bench|{board / name}|--size|24|36|--runs|20|--csv|'
+    assert (board / 'result.csv').read_text() == timed
+    assert done.stdout.endswith(f'bfcn-run|{board / name}|in 1.ppm|out.ppm|')
+    assert not list(tmp_path.rglob('hit'))
 
 
 @needs_tools

@@ -1,7 +1,5 @@
 """The C runtime equals the numpy oracle, bit for bit, on every value of many graphs."""
 
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -10,8 +8,7 @@ import pytest
 
 from bfcn_kernels import FileError, GraphError, Model, load, write
 from bfcn_kernels.builder import Builder, random_image
-from bfcn_kernels.cpu import Engine, build, isas
-from bfcn_kernels.gguf_container import parse_container
+from bfcn_kernels.cpu import Engine, isas
 from bfcn_kernels.gguf_io import Metadata
 from bfcn_kernels.nets import resnet_bfcn, toy
 from bfcn_kernels.ops import RESIZE_MODES, ArgMax, MaxPool, Resize
@@ -178,16 +175,16 @@ def _damaged(path: Path, tmp_path: Path, change) -> Path:
 
 
 def test_errors_name_what_is_wrong(toy_file, tmp_path):
-    with pytest.raises(FileError, match='cannot open'):
-        Engine(tmp_path / 'absent.gguf')
-    with pytest.raises(FileError, match='must begin with GGUF'):
+    with pytest.raises(FileError, match=r"bad\.gguf: magic must be 'GGUF'"):
         Engine(_damaged(toy_file, tmp_path, lambda data: data.__setitem__(0, 0)))
     with pytest.raises(FileError, match='version must be 3, got 9'):
         Engine(_damaged(toy_file, tmp_path, lambda data: data.__setitem__(4, 9)))
-    with pytest.raises(FileError, match='leaves the file'):
+    with pytest.raises(FileError, match=r'truncated: tensor .* ends after the file'):
         Engine(_damaged(toy_file, tmp_path, lambda data: data.__delitem__(slice(-64, None))))
     with pytest.raises(GraphError, match='sides must be in'):
         Engine(toy_file)(np.zeros((1, 40000, 3), np.uint8))
+    with pytest.raises(ValueError, match=r'threads must be in 1\.\.64, got 65'):
+        Engine(toy_file, threads=65)
     with pytest.raises(ValueError, match='isa must be one of'):
         Engine(toy_file, isa='sse')(random_image(24, 36))
     with pytest.raises(ValueError, match='no kernel is named'):
@@ -196,36 +193,19 @@ def test_errors_name_what_is_wrong(toy_file, tmp_path):
         Engine(toy_file)(np.zeros((24, 36, 3), np.float32))
 
 
-def test_more_memory_than_there_is_is_refused(toy_file):
-    needed = load(toy_file, engine='cpu')
-    needed(random_image(24, 36))
-    assert Engine(toy_file, max_bytes=needed.peak_bytes)(random_image(24, 36)).shape == (24, 36)
-    with pytest.raises(MemoryError, match=r'at least \d+ bytes, max_bytes is 20000'):
-        Engine(toy_file, max_bytes=20000)(random_image(24, 36))
-    with pytest.raises(MemoryError, match=r'at least .* smaller image'):
-        Engine(toy_file).ops(32768, 32768)
-
-
-def test_refuses_what_the_python_reader_refuses(toy_file, tmp_path):
-    """Words of the graph record replaced one by one: the two readers agree on every file."""
-    data = toy_file.read_bytes()
-    words = parse_container(data)[1]['bfcn.graph']
-    start = data.index(words.tobytes())
-    rng = np.random.default_rng(0)
-    for _ in range(150):
-        bad, at = bytearray(data), start + 4 * int(rng.integers(len(words)))
-        value = int(rng.choice([-1, 0, 1, 2, 3, 9, 64, 4097, 2**31 - 1]))
-        bad[at : at + 4] = value.to_bytes(4, 'little', signed=True)
-        file = tmp_path / 'word.gguf'
-        file.write_bytes(bad)
-        verdicts = []
-        for make in (load, Engine):
-            try:
-                make(file)
-                verdicts.append('loads')
-            except (FileError, GraphError):
-                verdicts.append('refused')
-        assert verdicts[0] == verdicts[1], f'word {(at - start) // 4} = {value}: {verdicts}'
+def test_no_more_threads_run_than_there_are_cores(toy_file, monkeypatch):
+    """Each thread has scratch of its own: its bytes tell how many there are."""
+    image = random_image(24, 36)
+    one, eight = Engine(toy_file), Engine(toy_file, threads=8)
+    labels = one(image)
+    monkeypatch.setenv('BFCN_CORES', '1')
+    with pytest.warns(UserWarning, match='threads=8, but this process may use 1: 1 run'):
+        capped = Engine(toy_file, threads=8)
+    np.testing.assert_array_equal(capped(image), labels)
+    assert capped.peak_bytes == one.peak_bytes
+    monkeypatch.setenv('BFCN_CORES', '8')
+    np.testing.assert_array_equal(eight(image), labels)
+    assert eight.peak_bytes > one.peak_bytes
 
 
 def test_logits_and_profile_are_of_the_latest_call_whenever_they_are_read(toy_file):
@@ -255,33 +235,3 @@ def test_weight_bytes_are_those_of_the_session(toy_file):
         for term in getattr(op, 'terms', ())
     )
     assert 0 < engine.weight_bytes(24, 36) < 64 * weights
-
-
-def test_no_compiler_is_a_clear_error(monkeypatch):
-    monkeypatch.setenv('CC', 'no-such-compiler')
-    with pytest.raises(RuntimeError, match=r'no C compiler found .*set CC'):
-        build.library()
-
-
-def test_a_cache_that_cannot_be_written_is_a_clear_error(monkeypatch, tmp_path):
-    (tmp_path / 'file').touch()
-    monkeypatch.setenv('BFCN_CACHE', str(tmp_path / 'file' / 'cache'))
-    with pytest.raises(RuntimeError, match=r'cannot keep the C runtime in .*set BFCN_CACHE'):
-        build.library()
-
-
-def test_concurrent_first_builds(monkeypatch, tmp_path):
-    """Two processes build into one empty cache; both get the one library."""
-    code = 'from bfcn_kernels.cpu import build; print(build.library())'
-    environment = {
-        'BFCN_CACHE': str(tmp_path), 'BFCN_CFLAGS': '-O0', 'PATH': '/usr/bin:/bin:/usr/local/bin',
-        'PYTHONPATH': str(Path(build.__file__).parents[2]),
-    }  # fmt: skip
-    run = [sys.executable, '-c', code]
-    started = [
-        subprocess.Popen(run, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    paths = {process.communicate()[0].strip() for process in started}
-    assert [process.returncode for process in started] == [0, 0]
-    assert len(paths) == 1
-    assert [path.suffix for path in tmp_path.iterdir()] == ['.so']

@@ -88,11 +88,11 @@ BROKEN = {
     ),
     'scale': (
         (PIXELS, conv('y', term(scale=np.array([1, np.nan, 1, 1], f32)))),
-        r'scale must be finite and at most 2\*\*60, got nan in channel 1',
+        r'scale must be finite and at most 2\^60, got nan in channel 1',
     ),
     'bias': (
         (PIXELS, conv('y', bias=np.full(4, 2.0**61, f32))),
-        r'B must be finite and at most 2\*\*60',
+        r'B must be finite and at most 2\^60',
     ),
     'bias type': ((PIXELS, conv('y', bias=np.zeros(4))), r'B must be float32 \(4,\), got float64'),
     'residual kind': (
@@ -123,6 +123,18 @@ BROKEN = {
     'adaptive size': (
         (PIXELS, ops.AdaptiveAvgPool('y', 'pixels', (0, 1), 1.0, 0.0, 2)),
         r'size must be an int in 1\.\.32768, got 0',
+    ),
+    'residual not finite': (
+        (PIXELS, conv('x'), conv('y', residuals=(Residual('x', float('nan')),))),
+        r'R must be finite and at most 2\*\*60, got nan',
+    ),
+    'average not finite': (
+        (PIXELS, ops.AvgPool('y', 'pixels', (2, 2), (2, 2), 1.0, float('-inf'), 2)),
+        'B must be finite and at most 2.*, got -inf',
+    ),
+    'resize not finite': (
+        (PIXELS, ops.Resize('y', 'pixels', size=(1, 1), A=float('nan'), bits=2)),
+        'A must be finite and at most 2.*, got nan',
     ),
     'average coefficient': (
         (PIXELS, ops.AdaptiveAvgPool('y', 'pixels', (1, 1), float('inf'), 0.0, 2)),

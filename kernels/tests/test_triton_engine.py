@@ -1,6 +1,8 @@
 """Whole networks in Triton's interpreter equal the oracle, bit for bit, on every value."""
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -224,3 +226,25 @@ def test_wrong_devices_and_versions_are_one_line(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda device: 'Tesla T4')
     with pytest.raises(RuntimeError, match=r'8\.0 or later, Tesla T4 has 7\.5'):
         device.pick_device()
+
+
+def test_files_copies_and_ends_are_as_of_every_engine(tmp_path):
+    with pytest.raises(bfcn_kernels.FileError, match=r'none\.gguf: No such file'):
+        bfcn_kernels.load(tmp_path / 'none.gguf', 'triton')
+    engine, image = Engine(small()), random_image(3, 5)
+    labels = engine(image)
+    with copy.copy(engine) as other:
+        np.testing.assert_array_equal(other(image[:, ::-1][:, ::-1]), labels)
+    for use in (lambda: other(image), lambda: other.trace(image), lambda: copy.copy(other)):
+        with pytest.raises(RuntimeError, match='this engine is closed'):
+            use()
+    again = pickle.loads(pickle.dumps(engine))
+    np.testing.assert_array_equal(again(image), engine(image))
+
+
+def small() -> Graph:
+    net = Builder(0, (6, 5))
+    net.image_codes('pixels')
+    net.conv('scores', [net.term('pixels', 3, bits=8, form=1)], None)
+    net.add(ops.ArgMax('labels', 'scores', 'nearest'))
+    return net.graph()

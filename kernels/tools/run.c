@@ -1,14 +1,19 @@
-/* bfcn-run MODEL.gguf IN.ppm OUT.ppm [--overlay] [--threads N]: label an image in the palette's
- * colours. */
-#include "bfcn.h"
+/* bfcn-run: label an image in the palette's colours. */
+#include "arguments.h"
+#include "ppm.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+static const char usage[] =
+    "bfcn-run MODEL.gguf IN.ppm OUT.ppm [--overlay] [--threads N]\n"
+    "  IN.ppm, OUT.ppm  binary PPM (P6), 255 levels; the output has the colours of the model's\n"
+    "                   palette\n"
+    "  --overlay        mix them with the image, half and half\n"
+    "  --threads N      1 to 64, 1 by default; no more run than there are cores\n"
+    "  --version        print the version";
 
-struct image {
-  unsigned height, width;
-  uint8_t *rgb;
+struct settings {
+  const char *paths[3]; /* model, input, output */
+  int overlay;
+  unsigned threads;
 };
 
 static int fail(const char *what) {
@@ -16,31 +21,24 @@ static int fail(const char *what) {
   return 1;
 }
 
-/* A number of a PPM header; comments run from # to the end of the line. */
-static unsigned header_number(FILE *file) {
-  int c = fgetc(file);
-  for (; c == '#' || c == ' ' || (c >= '\t' && c <= '\r'); c = fgetc(file))
-    if (c == '#')
-      while (c != '\n' && c != EOF) c = fgetc(file);
-  unsigned number = 0;
-  for (; c >= '0' && c <= '9' && number < 100000; c = fgetc(file))
-    number = number * 10 + (unsigned)(c - '0');
-  return number;
-}
-
-static int read_ppm(const char *path, struct image *image) {
-  FILE *file = fopen(path, "rb");
-  if (!file) return fail("cannot open the input");
-  int fine = fgetc(file) == 'P' && fgetc(file) == '6';
-  image->width = fine ? header_number(file) : 0;
-  image->height = fine ? header_number(file) : 0;
-  fine = fine && header_number(file) == 255 && image->width && image->height &&
-         image->width <= 32768 && image->height <= 32768;
-  const size_t bytes = fine ? 3ul * image->width * image->height : 0;
-  image->rgb = malloc(bytes + 1);
-  fine = fine && image->rgb && fread(image->rgb, 1, bytes, file) == bytes;
-  fclose(file);
-  return fine ? 0 : fail("the input must be a binary PPM (P6) with 255 levels, complete");
+static struct settings parse(int count, char **words) {
+  struct arguments a = {"bfcn-run", usage, words, count, 0};
+  struct settings s = {.threads = 1};
+  int named = 0;
+  for (const char *word; (word = next_word(&a));) {
+    if (!strcmp(word, "--overlay"))
+      s.overlay = 1;
+    else if (!strcmp(word, "--threads"))
+      s.threads = number_of(&a, word, 1, MAX_THREADS);
+    else if (word[0] == '-')
+      wrong_usage(&a, "there is no option '%s'", word);
+    else if (named == 3)
+      wrong_usage(&a, "MODEL.gguf IN.ppm OUT.ppm are three, got also '%s'", word);
+    else
+      s.paths[named++] = word;
+  }
+  if (named != 3) wrong_usage(&a, "MODEL.gguf IN.ppm OUT.ppm must be given, got %d of them", named);
+  return s;
 }
 
 /* Without a palette in the file, colours far apart for neighbouring labels. */
@@ -53,56 +51,47 @@ static void colour_of(const bfcn_model *model, unsigned label, uint8_t *rgb) {
   for (int i = 0; i < 3; i++) rgb[i] = (uint8_t)((label + 1) * (67 + 40 * i));
 }
 
-static int write_labels(const char *path, const bfcn_model *model, const struct image *image,
-                        const uint8_t *labels, int overlay) {
-  FILE *file = fopen(path, "wb");
-  if (!file) return fail("cannot write the output");
-  fprintf(file, "P6\n%u %u\n255\n", image->width, image->height);
+static void colour(const bfcn_model *model, const uint8_t *labels, int overlay,
+                   const struct image *image) {
   for (size_t p = 0; p < (size_t)image->width * image->height; p++) {
-    uint8_t rgb[3];
+    uint8_t rgb[3], *pixel = image->rgb + 3 * p;
     colour_of(model, labels[p], rgb);
-    for (int i = 0; overlay && i < 3; i++) rgb[i] = (uint8_t)((rgb[i] + image->rgb[3 * p + i]) / 2);
-    fwrite(rgb, 1, 3, file);
+    for (int i = 0; i < 3; i++) pixel[i] = overlay ? (uint8_t)((rgb[i] + pixel[i]) / 2) : rgb[i];
   }
-  return fclose(file) ? fail("cannot write the output") : 0;
 }
 
-static int label(const bfcn_model *model, const struct image *image, unsigned threads,
-                 uint8_t *labels) {
+static bfcn_status label(const bfcn_model *model, const struct image *image, unsigned threads,
+                         uint8_t *labels) {
   bfcn_session *session;
   const bfcn_options options = {.threads = threads};
   bfcn_status status = bfcn_session_create(model, image->height, image->width, &options, &session);
-  if (status == BFCN_OK) {
-    status = bfcn_session_run(session, image->rgb, 3ul * image->width, labels);
-    bfcn_session_free(session);
-  }
-  return status == BFCN_OK ? 0 : fail(bfcn_error());
+  if (status != BFCN_OK) return status;
+  status = bfcn_session_run(session, image->rgb, 3ul * image->width, labels);
+  bfcn_session_free(session);
+  return status;
 }
 
-int main(int count, char **arguments) {
-  const char *paths[3] = {0};
-  int named = 0, overlay = 0;
-  unsigned threads = 1;
-  for (int i = 1; i < count; i++) {
-    if (!strcmp(arguments[i], "--overlay"))
-      overlay = 1;
-    else if (!strcmp(arguments[i], "--threads") && i + 1 < count)
-      threads = (unsigned)strtoul(arguments[++i], NULL, 10);
-    else if (named < 3 && arguments[i][0] != '-')
-      paths[named++] = arguments[i];
-    else
-      named = 4;
+static int run(const bfcn_model *model, const struct settings *s, struct image *image) {
+  const char *trouble = ppm_read(s->paths[1], image);
+  if (trouble) return fail(trouble);
+  uint8_t *labels = malloc((size_t)image->width * image->height);
+  if (!labels) return fail("out of memory");
+  if (label(model, image, s->threads, labels) != BFCN_OK) {
+    free(labels);
+    return fail(bfcn_error());
   }
-  if (named != 3)
-    return fail("usage: bfcn-run MODEL.gguf IN.ppm OUT.ppm [--overlay] [--threads N]");
+  colour(model, labels, s->overlay, image);
+  free(labels);
+  trouble = ppm_write(s->paths[2], image);
+  return trouble ? fail(trouble) : 0;
+}
+
+int main(int count, char **words) {
+  const struct settings s = parse(count, words);
   bfcn_model *model;
   struct image image = {0};
-  if (bfcn_model_load(paths[0], &model) != BFCN_OK) return fail(bfcn_error());
-  int status = read_ppm(paths[1], &image);
-  uint8_t *labels = status ? NULL : malloc((size_t)image.width * image.height);
-  if (!status) status = labels ? label(model, &image, threads, labels) : fail("out of memory");
-  if (!status) status = write_labels(paths[2], model, &image, labels, overlay);
-  free(labels);
+  if (bfcn_model_load(s.paths[0], &model) != BFCN_OK) return fail(bfcn_error());
+  const int status = run(model, &s, &image);
   free(image.rgb);
   bfcn_model_free(model);
   return status;

@@ -50,6 +50,54 @@ def test_a_base_and_its_child(write, tmp_path):
     assert_lowered(Config.fromfile(child), w=1, a=4, first=None)
 
 
+DECAYING = dict(w=1, a=2, decay=dict(start=4, every=7), overrides={'backbone': dict(w=4, a=4)})
+CHILDREN = {
+    'a key': (dict(w=2), DECAYING | dict(w=2)),
+    'all': (dict(_delete_=True, w=2, a=2), dict(w=2, a=2)),
+    'not all': (dict(_delete_=False, w=2), DECAYING | dict(w=2)),
+    'decay': (
+        dict(decay=dict(_delete_=True, stages=[8, 1])),
+        DECAYING | dict(decay=dict(stages=[8, 1])),
+    ),
+    'overrides': (dict(overrides=dict(_delete_=True)), DECAYING | dict(overrides={})),
+    'none of it': (dict(decay=None), DECAYING | dict(decay=None)),
+}
+
+
+@pytest.mark.parametrize('base', ['written', 'dumped'])
+@pytest.mark.parametrize('case', CHILDREN)
+def test_a_child_merges_or_deletes_as_in_any_mmengine_config(write, tmp_path, base, case):
+    path = write(quant=DECAYING)
+    if base == 'dumped':
+        Config.fromfile(path).dump(tmp_path / 'dumped.py')
+        path = tmp_path / 'dumped.py'
+    child, expected = CHILDREN[case]
+    (tmp_path / 'child.py').write_text(f"_base_ = './{path.name}'\nquant = {child!r}\n")
+    assert_lowered(Config.fromfile(tmp_path / 'child.py'), **expected)
+
+
+def test_delete_without_a_base_and_by_cfg_options(write):
+    config = Config.fromfile(write(quant=dict(_delete_=True) | DECAYING))
+    assert_lowered(config, **DECAYING)
+    config.merge_from_dict({'quant.decay._delete_': True, 'quant.decay.stages': [8, 1]})
+    assert_lowered(config, **DECAYING | dict(decay=dict(stages=[8, 1])))
+
+
+def test_another_segmentor_in_a_lowered_config(write, tmp_path):
+    config = Config.fromfile(write(quant=dict(w=1, a=2)))
+    config.merge_from_dict({'model.type': 'CascadeEncoderDecoder'})
+    assert config.model.type == 'QuantSegmentor'
+    assert config.model.segmentor == 'CascadeEncoderDecoder'
+    config.quant = None
+    assert config.model.type == 'CascadeEncoderDecoder'
+
+
+def test_a_config_made_from_a_config_is_the_same(write):
+    config = Config.fromfile(write(quant=DECAYING))
+    assert Config(config.to_dict()).to_dict() == config.to_dict()
+    assert Config(config._cfg_dict).to_dict() == config.to_dict()
+
+
 def test_cfg_options_change_single_keys(write):
     config = Config.fromfile(write(quant=dict(w=1, a=2, decay=dict(start=4))))
     assert 'BitWidthDecayHook' in hooks(config)
@@ -99,7 +147,25 @@ def test_what_the_user_lists_is_kept(write):
     assert config.optim_wrapper.paramwise_cfg.bias_lr_mult == 2.0
     optimizer = optimizer | dict(constructor='LearningRateDecayOptimizerConstructor')
     config = Config.fromfile(write(quant=dict(w=1, a=2), optim_wrapper=optimizer))
-    assert config.optim_wrapper.constructor == 'LearningRateDecayOptimizerConstructor'
+    assert config.optim_wrapper.constructor == 'QuantOptimWrapperConstructor'
+    assert config.optim_wrapper.inner_constructor == 'LearningRateDecayOptimizerConstructor'
+
+
+def test_hooks_named_by_scope_or_import_path_are_not_added_twice(write):
+    own = [
+        dict(type='mmseg.CollapseGuardHook', interval=7),
+        dict(type='bfcn_mm.engine.ExactResumeHook'),
+    ]
+    config = Config.fromfile(write(quant=dict(w=1, a=2), custom_hooks=own))
+    assert hooks(config) == [hook['type'] for hook in own] + ['CalibrationHook']
+    config.quant = None
+    assert config.custom_hooks == []
+
+
+def test_hooks_that_are_assigned_later_join_those_of_quant(write):
+    config = Config.fromfile(write(quant=dict(w=1, a=2)))
+    config.custom_hooks = [dict(type='EMAHook')]
+    assert hooks(config) == ['EMAHook', *HOOKS]
 
 
 def test_lazy_configs(tmp_path):
@@ -130,7 +196,14 @@ def test_quant_without_a_model():
         Config(dict(quant=dict(w=1, a=2)))
 
 
-@pytest.mark.parametrize('quant', [dict(w=0, a=2), dict(w=1), dict(w=1, a=2, x=3), 5])
+def test_a_model_without_a_type():
+    with pytest.raises(ValueError, match=r'quant: the config has a model without a type'):
+        Config(dict(model=dict(backbone=dict(type='ResNet')), quant=dict(w=1, a=2)))
+
+
+@pytest.mark.parametrize(
+    'quant', [dict(w=0, a=2), dict(w=1), dict(w=1, a=2, x=3), 5, 0, {}, [], '', 'w1a2']
+)
 def test_bad_values_are_refused_when_the_config_is_read(write, quant):
     with pytest.raises(ValueError, match='quant'):
         Config.fromfile(write(quant=quant))

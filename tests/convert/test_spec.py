@@ -1,5 +1,7 @@
 """Every bad key gives one line with the value, the rule and the way out."""
 
+import math
+
 import pytest
 
 from bfcn_mm import QuantSpec
@@ -25,6 +27,21 @@ BAD = [
     (dict(overrides={'x': dict(w=0, a=2)}), r"quant\.overrides\['x'\]\.w must be .* got 0"),
     (dict(overrides={'x': 4}), r"quant\.overrides\['x'\] must be a dict"),
     (dict(overrides=7), r'quant\.overrides must be a dict'),
+    (dict(overrides=['backbone']), r'quant\.overrides must be a dict'),
+    (dict(overrides=('backbone',)), r'quant\.overrides must be a dict'),
+    (dict(overrides={1: dict(w=2, a=2)}), r'overrides must name modules by strings, got 1'),
+    (dict(overrides={'x': None}), r"quant\.overrides\['x'\] must be a dict.*got None"),
+    (dict(skip=['a', 1]), r'quant\.skip must be a list of module names'),
+    (dict(method=['lsq']), r"quant\.method must be one of lsq, dorefa, got \['lsq'\]"),
+    (dict(method=None), r'quant\.method must be one of lsq, dorefa, got None'),
+    (dict(calibrate=True), r'quant\.calibrate must be an integer >= 1, got True'),
+    (dict(calibrate='8'), r"quant\.calibrate must be an integer >= 1, got '8'"),
+    (dict(decay=dict(start='8')), r"quant\.decay\.start must be an integer >= 1, got '8'"),
+    (dict(decay=dict(stages='81')), r"stages must list at least one bit-width, got '81'"),
+    (dict(decay=dict(stages=[8, None])), r'stages must hold integers in 1\.\.8, got None'),
+    (dict(decay=dict(start=4, every=[5, '5', 5])), r"every must be an integer >= 1, got '5'"),
+    (dict(decay=dict(every={})), r'quant\.decay\.every must be an integer >= 1, got {}'),
+    (dict(decay=[8, 4]), r'quant\.decay must be a dict or None, got \[8, 4\]'),
     (dict(skip=7), r'quant\.skip must be'),
     (dict(decay=8), r'quant\.decay must be a dict or None, got 8'),
     (dict(decay=dict(strat=8)), r"quant\.decay has no key 'strat', did you mean 'start'"),
@@ -44,6 +61,8 @@ BAD = [
     (dict(decay=dict(rewarm=dict(factor=0.5))), r'rewarm\.iters must be an integer >= 1, got None'),
     (dict(decay=dict(rewarm=dict(iters=5, factor=0))), r'factor must be in \(0, 1\], got 0'),
     (dict(decay=dict(rewarm=dict(iters=5, factor='a'))), r"factor must be in \(0, 1\], got 'a'"),
+    (dict(decay=dict(rewarm=dict(iters=5, factor=math.nan))), r'factor must be .* got nan'),
+    (dict(decay=dict(rewarm=dict(iters=5, factor=True))), r'factor must be .* got True'),
     (dict(distill=5), r'quant\.distill must be a dict\(teacher=\.\.\.\) or None, got 5'),
     (dict(distill=dict(weight=1)), r'quant\.distill must give teacher'),
     (dict(distill=dict(teachr='x')), r"quant\.distill has no key 'teachr', did you mean 'teacher'"),
@@ -51,6 +70,9 @@ BAD = [
     (dict(distill=dict(teacher='x', config=3)), r'quant\.distill\.config must be a file, got 3'),
     (dict(distill=dict(teacher='x', weight=-1)), r'weight must be 0 or more, got -1'),
     (dict(distill=dict(teacher='x', weight='1')), r"weight must be 0 or more, got '1'"),
+    (dict(distill=dict(teacher='x', weight=math.inf)), r'weight must be 0 or more, got inf'),
+    (dict(distill=dict(teacher='x', features=math.nan)), r'features must be 0 or more, got nan'),
+    (dict(distill=dict(teacher=['x'])), r"distill\.teacher must be a file, got \['x'\]"),
     (dict(distill=dict(teacher='x', temperature=0)), r'temperature must be more than 0, got 0'),
     (dict(distill=dict(teacher='x', weight=0)), r'weight and features are both 0'),
     (dict(w=32, a=32, decay=dict(start=8)), r'needs a target below 32 bits'),

@@ -52,6 +52,53 @@ def test_a_missing_folder_inside_the_root_is_named(make_dataset, tmp_path):
     check_data(dict(val_dataloader=loader, train_dataloader=None))
 
 
+def listing(root, *names, suffix='.png', **changes):
+    """The config of a data set whose ann_file lists names; the first one's image exists as suffix."""
+    (root / 'img').mkdir(parents=True)
+    (root / f'img/{names[0]}{suffix}').touch()
+    (root / 'list.txt').write_text('\n'.join(names))
+    prefix = dict(img_path='img', seg_map_path='img')
+    dataset = dict(
+        type='BaseSegDataset', data_root=str(root), data_prefix=prefix, ann_file='list.txt'
+    )
+    return dict(train_dataloader=dict(dataset=dataset | changes))
+
+
+def test_the_first_listed_image_is_looked_for(tmp_path):
+    check_data(listing(tmp_path / 'a', 'one', 'two', img_suffix='.png'))
+    check_data(listing(tmp_path / 'b', 'one', suffix='.jpg'))  # the class's own suffix
+    check_data(listing(tmp_path / 'c', 'one', suffix='.jpg', type='PascalVOCDataset'))
+    for folder, changes in dict(d={}, e=dict(type='PascalVOCDataset')).items():
+        with pytest.raises(FileNotFoundError, match=r"img/one.jpg: the first .*img_suffix='.jpg'"):
+            check_data(listing(tmp_path / folder, 'one', **changes))
+
+
+@pytest.mark.parametrize('serialized', [True, False])
+def test_a_data_set_without_an_image_names_folder_and_suffix(tmp_path, serialized):
+    from mmseg.datasets import BaseSegDataset
+
+    for folder, there in dict(png='holds files such as 0.png', none='holds no file').items():
+        (tmp_path / folder).mkdir()
+        if folder == 'png':
+            (tmp_path / 'png/0.png').touch()
+        prefix = dict(img_path=folder, seg_map_path=folder)
+        with pytest.raises(FileNotFoundError) as error:
+            BaseSegDataset(data_root=str(tmp_path), data_prefix=prefix, serialize_data=serialized)
+        message = str(error.value)
+        assert message.startswith(str(tmp_path / folder))
+        assert "ends with '.jpg' (img_suffix)" in message
+        assert there in message
+        assert '\n' not in message
+
+
+def test_an_empty_list_is_named(tmp_path):
+    from mmseg.datasets import BaseSegDataset
+
+    (tmp_path / 'list.txt').touch()
+    with pytest.raises(FileNotFoundError, match=r'list.txt: BaseSegDataset finds no image listed'):
+        BaseSegDataset(data_root=str(tmp_path), ann_file='list.txt', data_prefix=dict(img_path=''))
+
+
 def test_streets_need_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check_data(Config.fromfile(BASE / 'streets.py'))

@@ -131,6 +131,34 @@ def test_rewarm_scales_what_the_scheduler_says_and_leaves_the_scheduler_alone(ma
     torch.testing.assert_close(rates[True], rates[False] * factors)
 
 
+@pytest.mark.parametrize('accumulate', [1, 3])
+def test_rewarm_counts_iterations_by_epoch_too(make_runner, tmp_path, accumulate):
+    """Three iterations an epoch; the second stage begins with the third epoch."""
+    rewarm = dict(iters=4, factor=0.2)
+    decay = dict(stages=[4, 2], every=2, by_epoch=True, rewarm=rewarm)
+    loader = make_runner().cfg.train_dataloader | dict(
+        sampler=dict(type='DefaultSampler', shuffle=True)
+    )
+    settings = dict(
+        quant=dict(w=2, a=2, calibrate=1, decay=decay),
+        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=4, val_interval=9),
+        train_dataloader=loader,
+        param_scheduler=None,
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01), accumulative_counts=accumulate),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)),
+    )
+    expected = torch.tensor([1] * 6 + [0.2, 0.4, 0.6, 0.8, 1, 1]) * 0.01
+    for resumed in (None, 1, 2, 3):
+        more = {}
+        if resumed is not None:
+            more = dict(load_from=str(tmp_path / f'work/epoch_{resumed}.pth'), resume=True)
+        runner = make_runner(**settings, **more)
+        watch = Watch()
+        runner.register_hook(watch)
+        runner.train()
+        torch.testing.assert_close(torch.tensor(watch.rates), expected[3 * (resumed or 0) :])
+
+
 def test_new_steps_have_no_momentum_of_the_old_grid(make_runner):
     """A run that drops a bit goes on like one whose optimizer state of the steps was emptied."""
     runner = make_runner(3, quant=dict(w=1, a=2, calibrate=1, decay=dict(start=2, every=2)))

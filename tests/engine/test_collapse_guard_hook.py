@@ -58,6 +58,16 @@ def test_a_step_that_explodes(warnings_after):
     assert [s for s in said if f'{NAME}.quants.0 (2 bits): its step grew' in s]
 
 
+def test_a_step_that_vanishes(warnings_after):
+    """At drift -17 a channel's step was exactly 0, and nobody said so."""
+    said = warnings_after(
+        lambda m: m.backbone.layer2[0].conv1.weight_quant.drift.view(-1)[0].fill_(-17.0)
+    )
+    assert [
+        s for s in said if 'layer2.0.conv1.weight_quant' in s and 'shrank' in s and 'in 1 of' in s
+    ]
+
+
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 def test_a_parameter_that_is_not_finite_stops_the_run_by_name(warnings_after, value):
     with pytest.raises(RuntimeError, match=r'\.weight is not finite.*lower learning rate'):

@@ -1,6 +1,7 @@
 """The student learns from the teacher; nothing of the teacher stays behind."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -57,6 +58,32 @@ def watched(make_runner, *args, **changes):
     runner.register_hook(watch)
     runner.train()
     return runner, watch
+
+
+def test_a_copy_in_training_is_the_network_alone(make_runner, teacher):
+    class Copy(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            self.copies = copy.deepcopy(runner.model), pickle.loads(pickle.dumps(runner.model))
+
+    runner, copier = (
+        make_runner(1, quant=QUANT | dict(distill=dict(teacher=teacher), decay=None)),
+        Copy(),
+    )
+    runner.register_hook(copier)
+    runner.train()
+    for copied in copier.copies:
+        assert type(copied) is type(runner.model)
+        assert type(copied.decode_head) is type(runner.model.decode_head)
+        assert not hasattr(copied, 'lesson')
+        assert not hasattr(copied.decode_head, 'lesson')
+        assert copied.state_dict().keys() == runner.model.state_dict().keys()
+
+
+@pytest.mark.parametrize('key', ['teacher', 'config'])
+def test_a_missing_file_is_named_with_its_key(make_runner, teacher, key):
+    distill = dict(teacher=teacher) | {key: 'nowhere'}
+    with pytest.raises(FileNotFoundError, match=rf'nowhere: no such file \(quant.distill.{key}\)'):
+        make_runner(quant=QUANT | dict(distill=distill)).train()
 
 
 @pytest.mark.parametrize('features', [0.0, 0.5])

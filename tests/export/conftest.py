@@ -115,6 +115,12 @@ def segmentor_of():
     return build
 
 
+@pytest.fixture(scope='session')
+def config_of():
+    """A function name -> the `model` of an mmseg config, before quantization."""
+    return model_config
+
+
 def build(name, preprocessor=PREPROCESSOR, **quant):
     """The network `name`, quantized (w=1, a=2 by default), calibrated on noise."""
     torch.manual_seed(0)

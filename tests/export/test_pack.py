@@ -1,15 +1,20 @@
 """Whole networks: what is packed computes what was trained."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 from mmseg.structures import SegDataSample
 
+import bfcn_mm
 from bfcn_kernels import Model, ops, read, write
 from bfcn_kernels.builder import random_image
 from bfcn_kernels.conv import BitConv
+from bfcn_mm.convert import set_cap
 from bfcn_mm.export import TorchEngine, pack, verify
 
+pack_module = sys.modules[pack.__module__]
 QUICK = [
     'bfcn_r18',
     'bfcn_conv_mask',
@@ -120,6 +125,35 @@ def test_the_file_gives_back_graph_and_metadata(segmentor_of, tmp_path):
     )
     assert (meta.weight_bits, meta.activation_bits) == (2, 2)
     np.testing.assert_allclose(meta.mean, [123.675, 116.28, 103.53], rtol=1e-6)
+
+
+def test_bits_are_those_in_force(segmentor_of, monkeypatch):
+    lines = []
+    monkeypatch.setattr(pack_module, 'print_log', lambda line, **_: lines.append(line))
+    decay = dict(stages=[8, 4, 1], every=1)
+    segmentor = segmentor_of('bfcn_wide_2_levels', w=1, a=2, decay=decay)
+    metadata = pack(segmentor).model.metadata
+    assert (metadata.weight_bits, metadata.activation_bits) == (1, 2)
+    assert not lines
+    set_cap(segmentor, 4)
+    with torch.no_grad():
+        segmentor.train().decode_head.forward(segmentor.extract_feat(torch.rand(2, 3, 64, 64)))
+    packed = pack(segmentor.eval())
+    metadata = packed.model.metadata
+    assert (metadata.weight_bits, metadata.activation_bits) == (4, 4)
+    weights = {t.bits for op in packed.model.graph.ops for t in getattr(op, 'terms', ())}
+    assert 4 in weights
+    (line,) = lines
+    assert 'middle of bit-width decay: packed at 4-bit weights and 4-bit activations' in line
+    assert 'training ends at 1 and 2' in line
+
+
+def test_bits_of_an_auxiliary_head_are_none_of_the_prediction(segmentor_of):
+    segmentor = segmentor_of('bfcn_wide_2_levels', w=4, a=4)
+    segmentor.auxiliary_head = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1))
+    bfcn_mm.quantize_(segmentor.auxiliary_head, w=1, a=1, example=torch.rand(1, 3, 4, 4))
+    metadata = pack(segmentor).model.metadata
+    assert (metadata.weight_bits, metadata.activation_bits) == (4, 4)
 
 
 def test_a_network_that_reads_bgr_gets_it(segmentor_of):

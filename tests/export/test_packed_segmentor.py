@@ -1,5 +1,6 @@
 """mmseg's own tools on a packed file, from a checkpoint to the evaluator's numbers."""
 
+import copy
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from mmseg.structures import SegDataSample
 from bfcn_kernels import write
 from bfcn_kernels.builder import random_image
 from bfcn_mm.export import TorchEngine, pack
+from bfcn_mm.export.torch_engine import interpolate
 
 ROOT = Path(__file__).parents[2]
 NAME = 'bfcn_wide_2_levels'
@@ -51,9 +53,52 @@ def test_labels_are_those_of_the_graph(file, engine):
     np.testing.assert_array_equal(result.pred_sem_seg.data[0].cpu().numpy(), expected)
 
 
+def test_test_time_augmentation_averages_probabilities(file):
+    single = built(file, engine='torch')
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = MODELS.build(
+            dict(type='SegTTAModel', module=dict(type='PackedSegmentor', file=str(file)))
+        )
+    image = random_image(45, 70)
+    mirrored = data(image[:, ::-1])
+    mirrored['data_samples'][0].set_metainfo(dict(flip=True, flip_direction='horizontal'))
+    both = data(image), mirrored
+    for sample in both:
+        sample['data_samples'][0].set_metainfo(dict(img_path='x'))
+    merged = model.test_step(
+        {k: [sample[k] for sample in both] for k in ('inputs', 'data_samples')}
+    )
+    scores = [single.test_step(copy.deepcopy(sample))[0].seg_logits.data for sample in both]
+    expected = sum(s.softmax(0) for s in scores).argmax(0)
+    assert torch.equal(merged[0].pred_sem_seg.data.squeeze(), expected)
+
+
 def test_predictions_have_the_original_size(file):
     result = built(file, engine='torch').test_step(data(random_image(45, 70), (90, 141)))[0]
     assert result.pred_sem_seg.data.shape == (1, 90, 141)
+
+
+def test_flipped_copies_are_averaged(file):
+    """mmseg's test-time augmentation, as tools/test.py --tta runs it."""
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        packed = dict(type='PackedSegmentor', file=str(file), engine='torch')
+        model = MODELS.build(dict(type='SegTTAModel', module=packed)).eval()
+    once, image = TorchEngine(file), random_image(45, 70)
+    mirrored = data(np.ascontiguousarray(image[:, ::-1]))
+    mirrored['data_samples'][0].set_metainfo(dict(flip=True, flip_direction='horizontal'))
+    batches = [data(image), mirrored]
+    for batch in batches:
+        batch['data_samples'][0].set_metainfo(dict(img_path='x.png'))
+    got = model.test_step({key: [batch[key] for batch in batches] for key in batches[0]})[0]
+
+    scores = []
+    for flip in (1, -1):
+        once(np.ascontiguousarray(image[:, ::flip]))
+        logits = torch.from_numpy(once.logits).permute(2, 0, 1)[None]
+        full = interpolate(logits, (45, 70), 'bilinear')[0]
+        scores.append(full if flip == 1 else full.flip(2))
+    expected = sum(s.softmax(0) for s in scores).argmax(0)
+    assert (got.pred_sem_seg.data == expected).float().mean() > 0.999
 
 
 def test_it_has_nothing_to_load(file):
@@ -79,8 +124,11 @@ def test_normalization_of_the_float_model_is_not_applied_twice(file):
             dict(engine='numpy', one_bit=True),
             "one_bit=True is for engine='triton', got engine='numpy'",
         ),
-        (dict(test_cfg=dict(mode='slide')), "test_cfg.mode must be 'whole', got 'slide'"),
-        (dict(data_preprocessor=dict(test_cfg=dict(size_divisor=32))), 'without padding'),
+        (dict(test_cfg=dict(mode='slide')), r"model\.test_cfg\.mode='slide': .* images whole"),
+        (
+            dict(data_preprocessor=dict(test_cfg=dict(size_divisor=32))),
+            r"model\.data_preprocessor\.test_cfg=\{'size_divisor': 32\}: .* without padding",
+        ),
     ],
 )
 def test_what_it_cannot_do_is_refused(file, more, words):
@@ -161,5 +209,25 @@ def test_from_training_to_the_miou_of_the_packed_file(tmp_path):
     packed = re.search(r'mIoU: (\S+)', told)[1]
     trained = re.search(r'mIoU: (\S+)', tool('test', 'config.py', checkpoint))[1]
     assert float(packed) == pytest.approx(float(trained), abs=0.5)
+    slide = 'model.test_cfg.mode=slide'
+    for name, *arguments in (
+        ('export', checkpoint, 'slid.gguf'),
+        ('verify', checkpoint, 'net.gguf'),
+        ('test', 'net.gguf'),
+    ):
+        told = tool(name, 'config.py', *arguments, '--cfg-options', slide, status=1)
+        assert "model.test_cfg.mode='slide': a packed model takes images whole" in told
+    padded = 'model.data_preprocessor.test_cfg.size_divisor=80'
+    told = tool('test', 'config.py', 'net.gguf', '--cfg-options', padded, status=1)
+    assert "model.data_preprocessor.test_cfg={'size_divisor': 80}" in told
+    (tmp_path / 'padded.py').write_text(
+        "_base_ = 'config.py'\n"
+        "model = dict(test_cfg=dict(mode='slide', crop_size=(32, 32), stride=(20, 20)),\n"
+        '             data_preprocessor=dict(test_cfg=dict(size_divisor=80)))\n'
+    )
+    ways_out = 'model.test_cfg.mode=whole', 'model.data_preprocessor.test_cfg=None'
+    told = tool('test', 'padded.py', 'net.gguf', '--cfg-options', 'model.engine=torch', *ways_out)
+    assert re.search(r'mIoU: (\S+)', told)[1] == packed
+    tool('export', 'padded.py', checkpoint, 'again.gguf', '--cfg-options', *ways_out)
     told = tool('verify', 'config.py', checkpoint, 'missing.gguf', status=1)
     assert 'missing.gguf' in told

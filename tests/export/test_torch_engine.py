@@ -1,10 +1,15 @@
 """PyTorch's integer mode against the oracle, on graphs that reach every op and corner."""
 
+import copy
+import os
+import pickle
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
-from bfcn_kernels import nets
+from bfcn_kernels import FileError, load, nets
 from bfcn_kernels.builder import random_image
 from bfcn_kernels.testing import random_graph
 from bfcn_mm.export import TorchEngine, verify
@@ -50,6 +55,43 @@ def test_what_an_engine_offers():
 def test_only_pixels_are_taken():
     with pytest.raises(ValueError, match=r'must be uint8 \(n, 3, h, w\)'):
         TorchEngine(nets.toy(), 'cpu').run(torch.zeros(1, 3, 8, 8), set())
+
+
+@pytest.mark.filterwarnings('error')
+def test_images_are_taken_as_by_every_engine():
+    """Read-only arrays without torch's warning, one row upside down, PIL in RGB."""
+    engine, image = TorchEngine(nets.toy(), 'cpu'), random_image(24, 36)
+    read_only = np.frombuffer(image.tobytes(), np.uint8).reshape(image.shape)
+    for view in (read_only, image[7:8][::-1], image[:, 7:8][:, ::-1], image[::-1, ::2]):
+        np.testing.assert_array_equal(engine(view), engine(view.copy()))
+    pillow = pytest.importorskip('PIL.Image')
+    np.testing.assert_array_equal(engine(pillow.fromarray(image)), engine(image))
+    with pytest.raises(ValueError, match="PIL image of mode 'L'"):
+        engine(pillow.fromarray(image).convert('L'))
+
+
+def test_files_that_are_no_models_are_named_as_by_every_engine(tmp_path):
+    (tmp_path / 'empty.gguf').touch()
+    os.mkfifo(tmp_path / 'pipe.gguf')
+    for path in (tmp_path / 'none.gguf', tmp_path, tmp_path / 'pipe.gguf', tmp_path / 'empty.gguf'):
+        said = []
+        for make in (TorchEngine, partial(load, engine='cpu'), partial(load, engine='numpy')):
+            with pytest.raises(FileError) as error:
+                make(path)
+            said.append((type(error.value), str(error.value)))
+        assert len(set(said)) == 1
+        assert str(path) in said[0][1]
+
+
+def test_an_engine_is_copied_pickled_and_closed():
+    engine, image = TorchEngine(nets.toy(), 'cpu'), random_image(24, 36)
+    labels = engine(image)
+    for make in (copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))):
+        with make(engine) as other:
+            np.testing.assert_array_equal(other(image), labels)
+        with pytest.raises(RuntimeError, match='this engine is closed'):
+            other(image)
+        np.testing.assert_array_equal(engine(image), labels)
 
 
 def test_backend_flags_are_given_back():

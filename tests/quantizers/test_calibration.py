@@ -39,10 +39,15 @@ def test_bounds_of_a_large_map_come_from_samples_all_over_it():
     assert 0.9 < high <= 1
 
 
-@pytest.mark.parametrize('x', [torch.zeros(9), torch.full((9,), float('inf'))])
 @pytest.mark.parametrize('signed', [False, True])
-def test_bounds_of_a_map_without_width(x, signed):
-    assert [v.item() for v in activation_bounds(x, 2, signed)] == [0, 1]
+def test_bounds_of_a_map_without_width(signed):
+    assert [v.item() for v in activation_bounds(torch.zeros(9), 2, signed)] == [0, 0]
+
+
+@pytest.mark.parametrize('bad', [float('inf'), float('nan')])
+def test_bounds_of_values_that_are_not_finite_are_not_finite(bad):
+    bounds = torch.stack(activation_bounds(torch.tensor([0.0, 1.0, bad]), 2, False))
+    assert not torch.isfinite(bounds).any()
 
 
 @pytest.mark.parametrize(
@@ -73,3 +78,10 @@ def test_one_bit_step_is_the_mean_magnitude():
 def test_weight_step_of_a_dead_channel_is_positive():
     step = weight_step(torch.zeros(2, 8), bipolar(1), (1,))
     assert (step > 0).all()
+
+
+def test_weight_step_of_tiny_weights_still_tells_them_apart():
+    """Batch norm with a small gain, fused into the weights, say."""
+    w = torch.linspace(-1, 1, 64)[None] * 1e-5
+    step = weight_step(w, twos_complement(8), (1,))
+    assert torch.unique(torch.round(w / step)).numel() >= 60

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,6 +113,44 @@ def test_too_few_iterations_are_refused(run_demo):
     result = run_demo('--iters', 20)
     assert result.returncode == 2
     assert '--iters must be a multiple of 8, at least 16, got 20' in result.stderr
+
+
+def test_only_folders_that_a_demo_made_are_removed(tmp_path):
+    out = tmp_path / 'out'
+    demo.start_over(out)
+    for name in demo.FOLDERS:
+        (out / name / 'result').touch()
+    (out / 'notes.txt').touch()
+    demo.start_over(out)
+    assert not list(out.glob('*/result'))
+    assert (out / 'notes.txt').exists()
+
+    shutil.rmtree(out / 'packed')
+    (out / 'packed').mkdir()
+    (out / 'packed' / 'mine').touch()
+    (out / 'float' / 'result').touch()
+    with pytest.raises(FileExistsError, match=r'out/packed was not made by a demo .*another --out'):
+        demo.start_over(out)
+    assert (out / 'packed' / 'mine').exists()
+    assert (out / 'float' / 'result').exists()
+
+
+def test_a_link_is_not_a_folder_that_a_demo_made(tmp_path):
+    demo.start_over(tmp_path / 'first')
+    out = tmp_path / 'second'
+    out.mkdir()
+    (out / 'float').symlink_to(tmp_path / 'first' / 'float')
+    with pytest.raises(FileExistsError, match='second/float was not made by a demo'):
+        demo.start_over(out)
+
+
+def test_a_folder_of_others_is_one_line(run_demo, tmp_path):
+    (tmp_path / 'out' / 'float').mkdir(parents=True)
+    (tmp_path / 'out' / 'float' / 'mine').touch()
+    result = run_demo('--iters', 16)
+    assert (result.returncode, result.stdout, result.stderr.count('\n')) == (1, '', 1)
+    assert 'out/float was not made by a demo' in result.stderr
+    assert (tmp_path / 'out' / 'float' / 'mine').exists()
 
 
 def test_the_configs_hold_the_default_schedule():

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f'--core must be one of {cpus}, got {core}')
     if args.only not in (_KERNELS / 'bfcn_kernels/cpu/src/kernels.inc').read_text():
         raise ValueError(f'--only {args.only}: no kernel has this in its name')
-    compiler, _ = build.find_compiler()
+    compiler, version = build.find_compiler()
     with tempfile.TemporaryDirectory(prefix='bfcn-bench-') as folder:
         program = Path(folder, 'bench_kernels')
         _build(compiler, program)
@@ -37,7 +37,10 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f'--only {args.only}: no kernel that runs here has this in its name')
     stamp = datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ')
     common = dict(
-        time=stamp, device=report.cpu_name(), compiler=report.compiler(), commit=report.commit()
+        time=stamp,
+        device=report.cpu_name(),
+        compiler=report.compiler(version),
+        commit=report.commit(),
     )
     rows = [common | row for row in rows]
     if args.csv:

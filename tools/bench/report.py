@@ -179,10 +179,10 @@ def cpu_name() -> str:
     return f'{name} (family {"/".join(numbers)})' if all(numbers) else name
 
 
-def compiler() -> str:
-    """What builds the C runtime here."""
-    version = build.find_compiler()[1].splitlines()[0]
-    return version.partition(' ')[2].replace(',', '') or version
+def compiler(version: str | None = None) -> str:
+    """The compiler of a text as of build.find_compiler(); by default, what built the C runtime in use."""
+    line = (version or build.built_by(build.library()) or 'unknown').splitlines()[0]
+    return line.partition(' ')[2].replace(',', '') or line
 
 
 def commit() -> str:

@@ -19,6 +19,19 @@ test_pipeline = [  # labels keep their size: scores are resized to it
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
+tta_scales = [(120, 90), (180, 135), (240, 180), (300, 225), (360, 270), (420, 315)]
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='Resize', scale=scale) for scale in tta_scales],
+            [dict(type='RandomFlip', prob=p, direction='horizontal') for p in (0.0, 1.0)],
+            [dict(type='LoadAnnotations')],
+            [dict(type='PackSegInputs')],
+        ],
+    ),
+]
 train_dataloader = dict(
     num_workers=0, persistent_workers=False, dataset=dict(pipeline=train_pipeline)
 )

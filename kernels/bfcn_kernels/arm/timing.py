@@ -99,7 +99,7 @@ def time_model(path: Path, core: Core, size: tuple[int, int], folder: Path) -> l
         toolchain.build(folder / core.architecture, core.architecture) / 'tests' / 'test_trace'
     )
     address = toolchain.symbols(program, core.architecture)
-    marks = [address['conv_run'], address['op_run'], address['bfcn_session_op']]
+    marks = [address['bfcn_conv_run'], address['bfcn_op_run'], address['bfcn_session_op']]
     listed, phases, said = blocks.count(
         toolchain.emulator(core.architecture, core.qemu),
         blocks.build_plugin(folder),

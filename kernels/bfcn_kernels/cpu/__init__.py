@@ -1,18 +1,26 @@
 """The C runtime as an engine: bfcn.h through ctypes."""
 
 import ctypes
+import dataclasses
 import os
+import warnings
+import zlib
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from bfcn_kernels.cpu.build import library
-from bfcn_kernels.gguf_io import FileError
+from bfcn_kernels.cpu.build import open_library
+from bfcn_kernels.files import read_bytes
+from bfcn_kernels.gguf_container import FileError
+from bfcn_kernels.image import check_image
+from bfcn_kernels.lifecycle import Closable
+from bfcn_kernels.limits import Limits, WorkError
 from bfcn_kernels.values import GraphError
 
 _KINDS = ('image', 'codes', 'scores', 'labels')
-_FILE, _FORMAT, _GRAPH, _SHAPE, _MEMORY = 2, 3, 4, 5, 6  # bfcn_status
+_FILE, _FORMAT, _GRAPH, _SHAPE, _MEMORY, _WORK = 2, 3, 4, 5, 6, 8  # bfcn_status
+_MAX_THREADS = 64  # of session.h
 _MODELS_PLANNED = 4  # sessions kept, one per image size
 
 
@@ -25,6 +33,7 @@ class Options(ctypes.Structure):
         ('kernel', ctypes.c_char_p),
         ('keep_values', ctypes.c_int),
         ('max_bytes', ctypes.c_size_t),
+        ('max_ops', ctypes.c_uint64),
     ]
 
 
@@ -48,11 +57,12 @@ class OpInfo(ctypes.Structure):
 @cache
 def load_library() -> ctypes.CDLL:
     """The runtime, built if need be, with its prototypes declared."""
-    lib = ctypes.CDLL(str(library()))
+    lib = open_library()
     void, size, text = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
     prototypes = {
         'bfcn_error': (text, []),
         'bfcn_isas': (text, []),
+        'bfcn_cores': (ctypes.c_uint, []),
         'bfcn_status_text': (text, [ctypes.c_int]),
         'bfcn_model_load': (ctypes.c_int, [text, ctypes.POINTER(void)]),
         'bfcn_model_load_memory': (ctypes.c_int, [text, size, ctypes.POINTER(void)]),
@@ -64,6 +74,7 @@ def load_library() -> ctypes.CDLL:
         'bfcn_session_free': (None, [void]),
         'bfcn_session_peak_bytes': (size, [void]),
         'bfcn_session_weight_bytes': (size, [void]),
+        'bfcn_session_total_bytes': (size, [void]),
         'bfcn_session_run': (ctypes.c_int, [void, void, size, void]),
         'bfcn_session_ops': (size, [void]),
         'bfcn_session_op': (ctypes.c_int, [void, size, ctypes.POINTER(OpInfo)]),
@@ -81,13 +92,15 @@ def isas() -> list[str]:
     return load_library().bfcn_isas().decode().split()
 
 
-class Engine:
+class Engine(Closable):
     """A packed model on the CPU. Sessions are planned per image size and kept for the latest few.
 
-    isa caps the instruction set, kernel forces one of kernels.inc where it serves; by default the
-    environment's BFCN_ISA and BFCN_KERNEL, and without them the planner chooses. An image whose
-    activations would take more than max_bytes (0: the machine's memory) is refused.
-    Raises FileError or GraphError for a bad file, ValueError for a bad option, MemoryError.
+    threads: 1..64; of more than bfcn_cores(), those run and a warning says so. isa caps the instruction
+    set, kernel forces one of kernels.inc where it serves; by default the environment's BFCN_ISA and
+    BFCN_KERNEL, and without them the planner chooses. max_bytes and max_ops as in `bfcn_kernels.load`.
+    A copy, and what is unpickled, opens the same file with the same options.
+    Raises FileError or GraphError for a bad file, ValueError for a bad option; MemoryError or WorkError,
+    also by calls, for what would pass a limit.
     """
 
     def __init__(
@@ -96,13 +109,22 @@ class Engine:
         threads: int = 1,
         isa: str | None = None,
         kernel: str | None = None,
-        max_bytes: int = 0,
+        max_bytes: int | None = None,
+        max_ops: int | None = None,
     ):
+        self.limits = Limits(max_bytes, max_ops)
+        self.limits.check_file(path)
         self._lib = load_library()
         self._model = ctypes.c_void_p()
         self._sessions: dict[tuple, ctypes.c_void_p] = {}
-        self._check(self._lib.bfcn_model_load(os.fsencode(path), ctypes.byref(self._model)))
-        self.threads, self.max_bytes = threads, max_bytes
+        if not 1 <= threads <= _MAX_THREADS:
+            raise ValueError(f'threads must be in 1..{_MAX_THREADS}, got {threads}')
+        if threads > (cores := self._lib.bfcn_cores()):
+            warnings.warn(f'threads={threads}, but this process may use {cores}: {cores} run')
+        self.path, self._crc = os.path.abspath(path), zlib.crc32(read_bytes(path))
+        status = self._lib.bfcn_model_load(os.fsencode(path), ctypes.byref(self._model))
+        self._check(status, f'{path}: ')
+        self.threads = threads
         self.isa = isa or os.environ.get('BFCN_ISA') or None
         self.kernel = kernel or os.environ.get('BFCN_KERNEL') or None
         self.peak_bytes = 0
@@ -112,10 +134,24 @@ class Engine:
         self._logits, self._profile = None, []
 
     def __del__(self):
+        self._free()
+
+    def _release(self) -> None:
+        self._note()
+        self._free()
+
+    def _free(self) -> None:
         for session in getattr(self, '_sessions', {}).values():
             self._lib.bfcn_session_free(session)
         if getattr(self, '_model', None):
             self._lib.bfcn_model_free(self._model)
+        self._sessions, self._model = {}, None
+
+    def __reduce__(self) -> tuple:
+        self._check_open()
+        options = {name: getattr(self, name) for name in ('threads', 'isa', 'kernel')}
+        options |= dataclasses.asdict(self.limits)
+        return _open_again, (type(self), self.path, options, self._crc)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Labels uint8 (h, w) of a uint8 RGB image (h, w, 3), or the last op's value."""
@@ -144,14 +180,18 @@ class Engine:
         """Of weights, as they are re-packed for an image size."""
         return self._lib.bfcn_session_weight_bytes(self._session(height, width, keep_values=False))
 
+    def total_bytes(self, height: int, width: int) -> int:
+        """Of all that an image size takes, the model included: what max_bytes limits."""
+        return self._lib.bfcn_session_total_bytes(self._session(height, width, keep_values=False))
+
     def ops(self, height: int, width: int) -> list[OpInfo]:
         """What is known of every op for an image size: kernel, shape, MACs, seconds of the last run."""
         session = self._session(height, width, keep_values=False)
         return [self._info(session, i) for i in range(self._lib.bfcn_session_ops(session))]
 
     def _run(self, image: np.ndarray, keep_values: bool) -> ctypes.c_void_p:
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f'image must be uint8 (h, w, 3), got {image.dtype} {image.shape}')
+        self._check_open()
+        image = check_image(image)
         if image.strides[1:] != (3, 1) or image.strides[0] < 3 * image.shape[1]:
             image = np.ascontiguousarray(image)
         session = self._session(*image.shape[:2], keep_values)
@@ -163,6 +203,7 @@ class Engine:
         return session
 
     def _session(self, height: int, width: int, keep_values: bool) -> ctypes.c_void_p:
+        self._check_open()
         key = height, width, keep_values
         if key not in self._sessions:
             while len(self._sessions) >= _MODELS_PLANNED:
@@ -172,7 +213,8 @@ class Engine:
                 self._lib.bfcn_session_free(oldest)
             session = ctypes.c_void_p()
             encoded = [text.encode() if text else None for text in (self.isa, self.kernel)]
-            options = Options(self.threads, *encoded, keep_values, self.max_bytes)
+            limits = (self.limits.max_bytes or 0, self.limits.max_ops or 0)
+            options = Options(self.threads, *encoded, keep_values, *limits)
             create = self._lib.bfcn_session_create
             arguments = (height, width, ctypes.byref(options), ctypes.byref(session))
             self._check(create(self._model, *arguments))
@@ -207,10 +249,19 @@ class Engine:
         self._check(self._lib.bfcn_session_read(session, index, out.ctypes.data, out.nbytes))
         return out
 
-    def _check(self, status: int) -> None:
+    def _check(self, status: int, where: str = '') -> None:
         if status == 0:
             return
-        message = self._lib.bfcn_error().decode(errors='replace')
+        message = where + self._lib.bfcn_error().decode(errors='replace')
         kinds = {_FILE: FileError, _FORMAT: FileError, _GRAPH: GraphError, _SHAPE: GraphError}
-        kinds[_MEMORY] = MemoryError
+        kinds |= {_MEMORY: MemoryError, _WORK: WorkError}
         raise kinds.get(status, ValueError)(message)
+
+
+def _open_again(kind: type[Engine], path: str, options: dict, crc: int) -> Engine:
+    """The engine that __reduce__ describes. Raises FileError if the file is another by now."""
+    engine = kind(path, **options)
+    if engine._crc != crc:
+        engine.close()
+        raise FileError(f'{path}: has changed since the engine that was copied was loaded')
+    return engine

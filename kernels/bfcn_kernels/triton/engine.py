@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bfcn_kernels import Graph, Model, read, reference
+from bfcn_kernels import Graph, Model, read
+from bfcn_kernels.image import check_image
+from bfcn_kernels.lifecycle import Closable
+from bfcn_kernels.limits import READING, Limits
 from bfcn_kernels.triton.codes import Map, to_codes
 from bfcn_kernels.triton.device import check_one_bit, pick_device
 from bfcn_kernels.triton.plan import Network, Plan
@@ -16,14 +19,15 @@ from bfcn_kernels.triton.plan import Network, Plan
 _PLANS_KEPT = 4  # one per batch and image size
 
 
-class Engine:
+class Engine(Closable):
     """An engine as in `bfcn_kernels.load`, from a file, a Model or a Graph; `run` takes batches.
 
     Plans are made per batch and image size and the latest few are kept: an arena for all maps and, on a
     GPU, a CUDA graph of the whole network; `profile` then tells of each step run by itself.
     threads is accepted as by every engine, and has no effect. one_bit: layers that plane_conv serves run
     on one-bit tensor cores, compiled by NVRTC; `one_bit_layers` names them.
-    Raises RuntimeError without a GPU (see docs/gpu.md), FileError or GraphError for a bad file.
+    Limits as in `bfcn_kernels.load`; on a GPU, half of its free memory is the default of max_bytes.
+    Raises RuntimeError without a GPU (see docs/gpu.md), OSError, FileError or GraphError for a bad file.
     """
 
     def __init__(
@@ -32,16 +36,30 @@ class Engine:
         threads: int = 1,
         device: str | torch.device | None = None,
         one_bit: bool = False,
+        max_bytes: int | None = None,
+        max_ops: int | None = None,
     ):
+        self.limits = Limits(max_bytes, max_ops)
         self.device = pick_device(device)
         if one_bit:
             check_one_bit(self.device)
         if isinstance(model, str | Path):
+            self.limits.check_file(model, times=READING)
             model = read(model)
         self.graph = model if isinstance(model, Graph) else model.graph
         self.network = Network(self.graph, self.device, one_bit)
         self._plans: dict[tuple, Plan] = {}
+        self._one_bit = one_bit
         self._latest: Plan | None = None
+
+    def __reduce__(self) -> tuple:
+        """A copy plans and captures for itself."""
+        self._check_open()
+        return type(self), (self.graph, 1, self.device, self._one_bit)
+
+    def _release(self) -> None:
+        self._plans.clear()
+        self.network = None
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Labels uint8 (h, w) of a uint8 RGB image (h, w, 3), or the last op's value."""
@@ -92,11 +110,13 @@ class Engine:
 
     def plan(self, batch: int, height: int, width: int, traced: bool = False) -> Plan:
         """What runs images of one size: made at the first call, kept for the latest few sizes."""
+        self._check_open()
         key = batch, height, width, traced
         if key not in self._plans:
+            self.limits.check_work(self.graph, height, width)
             while len(self._plans) >= _PLANS_KEPT:
                 self._plans.pop(next(iter(self._plans)))
-            self._plans[key] = Plan(self.network, *key)
+            self._plans[key] = Plan(self.network, *key, limits=self.limits)
         return self._plans[key]
 
     def _run(self, images: torch.Tensor) -> Plan:
@@ -106,7 +126,8 @@ class Engine:
 
 
 def _batch(image: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(reference.check_image(image)))[None]
+    image = np.require(check_image(image), requirements='CW')  # torch warns of what it cannot write
+    return torch.from_numpy(image)[None]
 
 
 def _tensor(value: Map) -> torch.Tensor:

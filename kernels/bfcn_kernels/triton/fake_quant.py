@@ -26,7 +26,8 @@ def quantize_activation(
     """Round x to (q - zero_point) * step, q = clip(floor(x / step + zero_point + 0.5), 0, 2**bits - 1).
 
     With u = x / step + zero_point:  dy/dx = 1 where 0 <= u <= 2**bits - 1, else 0;
-    dy/dstep = grad_scale * (q - u inside, q - zero_point outside).  LSQ (Esser et al., 2020), eq. 1-3.
+    dy/dstep = grad_scale * (q - u inside, q - zero_point outside).  LSQ (Esser et al., 2020), eq. 1-3;
+    the sum dL/dstep is clipped to step * |dL/dy|.
     x: any shape, float; step, zero_point: float32 scalars on its device.
     """
     _check(x, step=step, zero_point=zero_point)
@@ -39,7 +40,8 @@ def quantize_weight(
     """Round w to v * step, v = k * b - z, b = clip(floor((w / step + z) / k + 0.5), 0, 2**bits - 1).
 
     dy/dw = 1 where -z <= w / step <= k * (2**bits - 1) - z, else 0 (1 everywhere at 1 bit);
-    dy/dstep = grad_scale * (v - w / step inside, v outside).  LSQ (Esser et al., 2020), eq. 1-3.
+    dy/dstep = grad_scale * (v - w / step inside, v outside).  LSQ (Esser et al., 2020), eq. 1-3;
+    the sum dL/dstep is clipped to step * |dL/dy|.
     step: float32, one number, or one for each index of a single axis of w.
     """
     _check(w, step=step)
@@ -271,7 +273,10 @@ def _activation_setup(ctx, inputs, output) -> None:
 def _activation_gradient(ctx, grad: Tensor):
     x, step, zero_point = ctx.saved_tensors
     grad_x, grad_step = _activation_backward(grad, x, step, zero_point, ctx.bits)
-    grad_step = grad_step * ctx.grad_scale if ctx.needs_input_grad[1] else None
+    if ctx.needs_input_grad[1]:
+        grad_step = _limited(grad_step * ctx.grad_scale, grad, step)
+    else:
+        grad_step = None
     return grad_x, grad_step, None, None, None
 
 
@@ -281,8 +286,18 @@ def _weight_setup(ctx, inputs, output) -> None:
 
 
 def _weight_gradient(ctx, grad: Tensor):
-    grad_w, grad_step = _weight_backward(grad, *ctx.saved_tensors, *ctx.grid)
-    return grad_w, grad_step * ctx.grad_scale, None, None, None, None
+    w, step = ctx.saved_tensors
+    grad_w, grad_step = _weight_backward(grad, w, step, *ctx.grid)
+    grad_step = _limited(grad_step * ctx.grad_scale, grad, step)
+    return grad_w, grad_step, None, None, None, None
+
+
+def _limited(grad_step: Tensor, grad: Tensor, step: Tensor) -> Tensor:
+    """Clip dL/dstep to step * |dL/dy|, the norm over the values that share the step."""
+    axes = tuple(d for d in range(grad.dim()) if step.dim() == 0 or step.shape[d] == 1)
+    norm = torch.linalg.vector_norm(grad, dim=axes or None, dtype=torch.float32)
+    bound = step * norm.reshape(step.shape)
+    return torch.minimum(torch.maximum(grad_step, -bound), bound)
 
 
 def _dorefa_setup(ctx, inputs, output) -> None:

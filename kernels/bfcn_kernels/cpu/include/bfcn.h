@@ -37,7 +37,8 @@ typedef enum {
   BFCN_ERROR_GRAPH = 4,    /* the graph or a tensor breaks a rule of docs/format.md */
   BFCN_ERROR_SHAPE = 5,    /* the graph does not fit this image size */
   BFCN_ERROR_MEMORY = 6,   /* out of memory, or a session would need more than it may take */
-  BFCN_ERROR_KERNEL = 7    /* no kernel of the wanted name or instruction set serves a layer here */
+  BFCN_ERROR_KERNEL = 7,   /* no kernel of the wanted name or instruction set serves a layer here */
+  BFCN_ERROR_WORK = 8      /* an image would take more arithmetic than it may */
 } bfcn_status;
 
 typedef enum { BFCN_IMAGE = 0, BFCN_CODES = 1, BFCN_SCORES = 2, BFCN_LABELS = 3 } bfcn_kind;
@@ -62,11 +63,12 @@ BFCN_API const char *bfcn_model_class_name(const bfcn_model *model, size_t index
 BFCN_API const uint8_t *bfcn_model_palette(const bfcn_model *model); /* classes x (r, g, b) */
 
 typedef struct {
-  unsigned threads;   /* 1..64; 0 means 1 */
+  unsigned threads;   /* 1..64; 0 means 1; no more than bfcn_cores() run */
   const char *isa;    /* of bfcn_isas(): the most to use; NULL: all the CPU has */
   const char *kernel; /* a kernel of kernels.inc that every layer it can serve must use; or NULL */
   int keep_values;    /* keep every value for bfcn_session_read: several times the memory */
-  size_t max_bytes;   /* of bfcn_session_peak_bytes; 0: what the machine has. More is refused */
+  size_t max_bytes;   /* of bfcn_session_total_bytes; 0: half of what is free. More is refused */
+  uint64_t max_ops;   /* operations an image (docs/format.md); 0: 2^44. More is refused */
 } bfcn_options;
 
 /* Plan memory and choose kernels for images of height x width. options may be NULL. */
@@ -78,6 +80,10 @@ BFCN_API void bfcn_session_free(bfcn_session *session);
  * of weights re-packed for the kernels; both are known before the first run and never grow. */
 BFCN_API size_t bfcn_session_peak_bytes(const bfcn_session *session);
 BFCN_API size_t bfcn_session_weight_bytes(const bfcn_session *session);
+
+/* Bytes of all that the file made the library allocate: activations, weights, thresholds, tables,
+ * and the model with its file, which its other sessions share. Counted before they are allocated. */
+BFCN_API size_t bfcn_session_total_bytes(const bfcn_session *session);
 
 /* One image, RGB bytes, rows `stride` bytes apart (>= 3 * width), to labels (height x width; NULL
  * to skip copying). labels must be NULL where the model has no argmax. */
@@ -107,6 +113,11 @@ BFCN_API const float *bfcn_session_logits(const bfcn_session *session, unsigned 
  * width x channels order. size is the room in bytes. Needs keep_values, except for the last op. */
 BFCN_API bfcn_status bfcn_session_read(const bfcn_session *session, size_t index, void *out,
                                        size_t size);
+
+/* Cores that this process may use: by its CPU affinity and the CPU limits of its control groups, a
+ * fraction rounded up; or the environment's BFCN_CORES. A session has no more threads than there
+ * are when it is created, since threads that share a core wait for each other. */
+BFCN_API unsigned bfcn_cores(void);
 
 /* Names of the instruction sets that this build and this CPU have, best first, space separated:
  * avx512, avx2; i8mm, dotprod, neon; portable. */

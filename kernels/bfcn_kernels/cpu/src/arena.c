@@ -1,5 +1,6 @@
 #include "arena.h"
-
+#include "guard.h"
+#include "limits.h"
 #include "status.h"
 
 #include <stdlib.h>
@@ -21,25 +22,32 @@ static bfcn_status too_large(const struct op *op, const char *what, uint64_t byt
                    (unsigned long long)bytes);
 }
 
-unsigned logits_value(const bfcn_model *model) {
+unsigned bfcn_logits_value(const bfcn_model *model) {
   const struct op *last = &model->ops[model->op_count - 1];
   const unsigned value = last->code == OP_ARGMAX ? last->source[0] : model->op_count;
-  return model_value(model, value).kind == BFCN_SCORES ? value : 0;
+  return bfcn_model_value(model, value).kind == BFCN_SCORES ? value : 0;
+}
+
+/* Who reads each value: how many times, and the last reader. */
+static void count_reads(struct bfcn_session *s) {
+  for (unsigned i = 0; i < s->model->op_count; i++) {
+    const struct op *op = &s->model->ops[i];
+    for (unsigned j = 0; j < op->source_count; j++) {
+      struct slot *slot = &s->slots[op->source[j]];
+      slot->reads++, slot->reader = i;
+    }
+  }
 }
 
 /* A resize of scores that only one addition reads is computed there, row by row, and not stored. */
 static void find_streamed(struct bfcn_session *s) {
-  const unsigned count = s->model->op_count;
-  for (unsigned v = 1; v <= count; v++) {
-    const struct op *op = &s->model->ops[v - 1];
-    unsigned reads = 0, reader = 0;
-    for (unsigned i = v; i < count; i++)
-      for (unsigned j = 0; j < s->model->ops[i].source_count; j++)
-        if (s->model->ops[i].source[j] == v) reads++, reader = i;
-    const struct op *add = &s->model->ops[reader];
-    if (op->code != OP_RESIZE || reads != 1 || add->code != OP_ADD) continue;
+  count_reads(s);
+  for (unsigned v = 1; v <= s->model->op_count; v++) {
+    struct slot *slot = &s->slots[v];
+    const struct op *add = &s->model->ops[slot->reader];
+    if (s->model->ops[v - 1].code != OP_RESIZE || slot->reads != 1 || add->code != OP_ADD) continue;
     const unsigned other = add->source[add->source[0] == v];
-    if (!s->slots[other].streamed_to) s->slots[v].streamed_to = reader;
+    if (!s->slots[other].streamed_to) slot->streamed_to = slot->reader;
   }
 }
 
@@ -53,7 +61,7 @@ static void find_lifetimes(struct bfcn_session *s) {
       if (source->last < reader) source->last = reader;
     }
   }
-  s->slots[logits_value(s->model)].last = count;
+  s->slots[bfcn_logits_value(s->model)].last = count;
   s->slots[count].last = count;
   for (unsigned v = 1; s->keep_values && v <= count; v++) s->slots[v].last = count;
 }
@@ -83,9 +91,9 @@ static void find_places_taken(struct bfcn_session *s) {
   }
 }
 
-bfcn_status shape_slots(struct bfcn_session *s) {
+bfcn_status bfcn_shape_slots(struct bfcn_session *s) {
   for (unsigned v = 1; v <= s->model->op_count; v++) {
-    const struct value value = model_value(s->model, v);
+    const struct value value = bfcn_model_value(s->model, v);
     struct slot *slot = &s->slots[v];
     uint64_t bytes = value.channels;
     if (value.kind == BFCN_CODES && value.bits <= 4) {
@@ -117,12 +125,12 @@ static bfcn_status list_blocks(struct bfcn_session *s, const uint64_t *scratch,
     if (slot->place_of) {
       if (blocks[slot->place_of].last < slot->last) blocks[slot->place_of].last = slot->last;
     } else if (!slot->streamed_to) {
-      blocks[v] = (struct block){.bytes = slot->bytes, .first = slot->first, .last = slot->last};
+      blocks[v] = (struct block){slot->bytes + REDZONE, .first = slot->first, .last = slot->last};
     }
   }
   for (unsigned i = 0; i < count; i++) {
-    const uint64_t room = scratch[i] ? (scratch[i] + SCRATCH_SLACK + 63) / 64 * 64 : 0;
-    if (!addressable(room) || !addressable(room * s->threads))
+    const uint64_t room = scratch[i] ? (scratch[i] + SCRATCH_SLACK + 63) / 64 * 64 + REDZONE : 0;
+    if (!addressable(room) || !addressable(bfcn_times(room, s->threads)))
       return too_large(&s->model->ops[i], "scratch", room);
     s->rooms[i].bytes = (size_t)room;
     blocks[count + 1 + i] = (struct block){.bytes = room * s->threads, .first = i, .last = i};
@@ -199,37 +207,23 @@ static uint64_t place_blocks(struct block *blocks, size_t count, uint64_t least,
   return best;
 }
 
-/* Systems grant memory that they do not have, and end the process that then uses it. */
-static bfcn_status allocate(struct bfcn_session *s, uint64_t bytes) {
-  if (bytes > s->max_bytes)
-    return bfcn_fail(
-        BFCN_ERROR_MEMORY,
-        "activations need at least %llu bytes, max_bytes is %zu: take a smaller image, "
-        "fewer threads or more memory",
-        (unsigned long long)bytes, s->max_bytes);
-  s->arena_bytes = (size_t)bytes;
-  s->arena = addressable(bytes) ? aligned_alloc(64, s->arena_bytes) : NULL;
-  if (!s->arena) return no_memory();
-  memset(s->arena, 0, s->arena_bytes);
-  return BFCN_OK;
-}
-
 static bfcn_status plan(struct bfcn_session *s, const uint64_t *scratch, struct block *blocks,
                         struct block **order) {
   const unsigned ops = s->model->op_count;
   const size_t count = 2ul * ops + 1;
   TRY(list_blocks(s, scratch, blocks));
-  TRY(allocate(s, place_blocks(blocks, count, least_bytes(blocks, count, ops), order)));
+  const uint64_t bytes = place_blocks(blocks, count, least_bytes(blocks, count, ops), order);
+  if (!addressable(bytes)) return too_large(&s->model->ops[ops - 1], "all values", bytes);
+  s->arena_bytes = (size_t)bytes;
   for (unsigned v = 1; v <= ops; v++) {
     struct slot *slot = &s->slots[v];
-    if (!slot->streamed_to)
-      slot->data = s->arena + blocks[slot->place_of ? slot->place_of : v].best;
+    slot->offset = (size_t)blocks[slot->place_of ? slot->place_of : v].best;
   }
-  for (unsigned i = 0; i < ops; i++) s->rooms[i].data = s->arena + blocks[ops + 1 + i].best;
+  for (unsigned i = 0; i < ops; i++) s->rooms[i].offset = (size_t)blocks[ops + 1 + i].best;
   return BFCN_OK;
 }
 
-bfcn_status plan_arena(struct bfcn_session *s, const uint64_t *scratch) {
+bfcn_status bfcn_plan_arena(struct bfcn_session *s, const uint64_t *scratch) {
   const size_t count = 2ul * s->model->op_count + 1;
   struct block *blocks = calloc(count, sizeof *blocks);
   struct block **order = calloc(2 * count, sizeof *order);
@@ -237,4 +231,15 @@ bfcn_status plan_arena(struct bfcn_session *s, const uint64_t *scratch) {
   free(blocks);
   free(order);
   return status;
+}
+
+bfcn_status bfcn_allocate_arena(struct bfcn_session *s) {
+  s->arena = aligned_alloc(64, s->arena_bytes);
+  if (!s->arena) return no_memory();
+  memset(s->arena, 0, s->arena_bytes);
+  for (unsigned v = 1; v <= s->model->op_count; v++)
+    if (!s->slots[v].streamed_to) s->slots[v].data = s->arena + s->slots[v].offset;
+  for (unsigned i = 0; i < s->model->op_count; i++)
+    s->rooms[i].data = s->arena + s->rooms[i].offset;
+  return BFCN_OK;
 }

@@ -5,12 +5,13 @@
 #include "session.h"
 
 /* Bytes and form of every value; who writes it, who reads it last, and whose place it takes. */
-bfcn_status shape_slots(struct bfcn_session *s);
+bfcn_status bfcn_shape_slots(struct bfcn_session *s);
 
-/* Place values, and scratch[op] bytes for each thread; allocate, within s->max_bytes. */
-bfcn_status plan_arena(struct bfcn_session *s, const uint64_t *scratch);
+/* Place values, and scratch[op] bytes for each thread: s->arena_bytes is known. */
+bfcn_status bfcn_plan_arena(struct bfcn_session *s, const uint64_t *scratch);
+bfcn_status bfcn_allocate_arena(struct bfcn_session *s);
 
 /* The value whose scores are the logits, or 0. */
-unsigned logits_value(const bfcn_model *model);
+unsigned bfcn_logits_value(const bfcn_model *model);
 
 #endif

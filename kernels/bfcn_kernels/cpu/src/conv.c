@@ -218,7 +218,7 @@ static void multiply(const struct task *task, const struct conv_term *t, size_t 
   const unsigned doubled = sums_are_doubled(task, t);
   const unsigned end = task->lane_end < conv->outputs ? task->lane_end : conv->outputs;
   for (unsigned lane = task->lane; lane < end;) {
-    const struct gemm_kernel *k = kernel_for_outputs(t->kernel, end - lane, conv->grid.width);
+    const struct gemm_kernel *k = bfcn_kernel_for_outputs(t->kernel, end - lane, conv->grid.width);
     const unsigned block = lane / k->lanes;
     g.tiles = (count + k->mr - 1) / k->mr;
     g.weights = t->weights + block * t->block_bytes;
@@ -248,7 +248,7 @@ static void finish(const struct task *task, const struct epilogue_term *terms, s
   struct epilogue_residual residuals[MAX_TERMS];
   for (unsigned i = 0; i < op->residual_count; i++) {
     const unsigned source = op->residuals[i].source;
-    const struct value from = model_value(task->s->model, source);
+    const struct value from = bfcn_model_value(task->s->model, source);
     const struct slot *slot = &task->s->slots[source];
     const size_t bytes = slot->words ? 8ul * from.bits * slot->words : from.channels;
     residuals[i] = (struct epilogue_residual){(const uint8_t *)slot->data + pixel * bytes,
@@ -316,6 +316,7 @@ static void run_task(void *context, size_t index, unsigned thread) {
   const struct conv *conv = shared->conv;
   struct task task = *shared;
   task.scratch += thread * task.s->scratch_bytes;
+  bfcn_guard_scratch(conv, task.scratch);
   task.row = (unsigned)(index / conv->lane_tasks) * conv->task_rows;
   task.row_end = task.row + conv->task_rows;
   if (task.row_end > conv->grid.height) task.row_end = conv->grid.height;
@@ -331,7 +332,7 @@ static void run_task(void *context, size_t index, unsigned thread) {
   if (backend->leave) backend->leave();
 }
 
-void conv_run(struct bfcn_session *s, const struct conv *conv) {
+void bfcn_conv_run(struct bfcn_session *s, const struct conv *conv) {
   struct task task = {.s = s, .conv = conv, .scratch = s->scratch};
-  pool_run(s->pool, run_task, &task, (size_t)conv->row_tasks * conv->lane_tasks);
+  bfcn_pool_run(s->pool, run_task, &task, (size_t)conv->row_tasks * conv->lane_tasks);
 }

@@ -4,14 +4,18 @@
 
 #include "session.h"
 
-/* Plan op; its weights are packed and its scratch is known. Sets *conv, which conv_free frees. */
-bfcn_status conv_plan(const struct bfcn_session *s, unsigned op, struct conv **conv);
-void conv_free(struct conv *conv);
+/* Plan op: pack its weights, count its scratch. Sets *conv, which bfcn_conv_free frees. */
+bfcn_status bfcn_conv_plan(const struct bfcn_session *s, unsigned op, struct conv **conv);
+/* Pack its weights and all else that a run reads. */
+bfcn_status bfcn_conv_pack(const struct bfcn_session *s, struct conv *conv);
+void bfcn_conv_free(struct conv *conv);
 
-uint64_t conv_scratch(const struct conv *conv);
-size_t conv_weight_bytes(const struct conv *conv);
-const char *conv_kernel(const struct conv *conv);
+uint64_t bfcn_conv_scratch(const struct conv *conv);
+uint64_t bfcn_conv_weight_bytes(const struct conv *conv);
+/* Bytes that plan and pack take for good; *passing rises to what packing takes meanwhile. */
+uint64_t bfcn_conv_total_bytes(const struct conv *conv, uint64_t *passing);
+const char *bfcn_conv_kernel(const struct conv *conv);
 
-void conv_run(struct bfcn_session *s, const struct conv *conv);
+void bfcn_conv_run(struct bfcn_session *s, const struct conv *conv);
 
 #endif

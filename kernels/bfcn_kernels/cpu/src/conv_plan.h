@@ -3,6 +3,7 @@
 #define BFCN_CONV_PLAN_H
 
 #include "conv.h"
+#include "guard.h"
 
 /* A block of pixels is expanded, multiplied and finished together: at most BLOCK_PIXELS, fewer
  * where whole rows would take more scratch than BLOCK_BYTES, which a core's own caches hold; more
@@ -70,20 +71,52 @@ struct conv {
   int16_t *thresholds, *moves; /* as in struct epilogue */
   uint32_t *flips;
   uint8_t *moved;
-  uint64_t scratch_bytes;
-  size_t weight_bytes;
+  uint64_t scratch_bytes, weight_bytes;
+  uint64_t total_bytes;   /* of all that packing allocates */
+  uint64_t passing_bytes; /* that it allocates and frees again */
+#if defined(BFCN_GUARDED)
+  unsigned redzones; /* in a thread's scratch, and where they are */
+  size_t redzone_at[8 * MAX_TERMS];
+#endif
 };
+
+static inline unsigned divide_up(unsigned a, unsigned b) {
+  return (a + b - 1) / b;
+}
+
+/* Whether it multiplies whole tiles. */
+static inline int in_tiles(const struct gemm_kernel *k) {
+  return k->steps > 1;
+}
+
+/* Passes over the activations' planes that a kernel needs, and planes of weights it reads. */
+static inline unsigned passes_of(const struct gemm_kernel *k, const struct conv_term *t) {
+  return k->pass_planes ? divide_up(t->from.bits, k->pass_planes) : 1;
+}
+
+static inline unsigned planes_of(const struct gemm_kernel *k, const struct conv_term *t) {
+  if (k->form == FORM_LUT3) return 1;
+  if (!step_of(k->form).code_bytes || k->form == FORM_INT2) return t->term->bits;
+  return k->form == FORM_INT8 && t->term->bits == 8 && t->term->form == 2 ? 2 : 1;
+}
+
+/* conv_choose.c: sets t->kernel; t->term and t->from are known. */
+bfcn_status bfcn_choose_kernel(const struct bfcn_session *s, const struct conv *conv,
+                               struct conv_term *t);
 
 /* The kernel of k's family for `left` outputs of a map `width` wide: the widest that wastes
  * nothing, or the narrowest. */
-const struct gemm_kernel *kernel_for_outputs(const struct gemm_kernel *k, unsigned left,
-                                             unsigned width);
+const struct gemm_kernel *bfcn_kernel_for_outputs(const struct gemm_kernel *k, unsigned left,
+                                                  unsigned width);
 
-/* weights.c: pack the weights of a planned term; 0 if out of memory. */
-int pack_weights(struct conv_term *t, unsigned outputs, unsigned padded);
+/* weights.c: bytes that packing the weights of a planned term takes for good, and meanwhile; pack
+ * them, 0 if out of memory. */
+uint64_t bfcn_packed_bytes(const struct conv_term *t, unsigned padded);
+int bfcn_pack_weights(struct conv_term *t, unsigned outputs, unsigned padded);
 
-/* thresholds.c: find 16-bit thresholds where the epilogue allows them, and moves if wanted; 0 if
- * out of memory. */
-int find_thresholds(struct conv *conv, const struct value *residual, int moves);
+/* thresholds.c: 16-bit thresholds where the epilogue allows them, and moves if wanted: their bytes,
+ * and find them; 0 if out of memory. */
+uint64_t bfcn_thresholds_bytes(const struct conv *conv, const struct value *residual, int moves);
+int bfcn_find_thresholds(struct conv *conv, const struct value *residual, int moves);
 
 #endif

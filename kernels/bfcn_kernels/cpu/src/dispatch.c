@@ -24,12 +24,12 @@ _Alignas(64) uint8_t bfcn_lut3[64 * 64];
 _Alignas(64) uint8_t bfcn_lut5[1024 * 32];
 #endif
 
-#define BFCN_GEMM(name, ...) void name(const struct gemm *gemm);
+#define BFCN_GEMM(name, ...) void bfcn_##name(const struct gemm *gemm);
 #include "kernels.inc"
 #undef BFCN_GEMM
 
-#define BFCN_GEMM(name, isa, form, pass_planes, columns, mr, nr, lanes, steps, sum_bits, rate) \
-  {#name, ISA_##isa, FORM_##form, pass_planes, columns, mr, nr, lanes, steps, sum_bits, rate, name},
+#define BFCN_GEMM(name, isa, form, planes, columns, mr, nr, lanes, steps, bits, rate) \
+  {#name, ISA_##isa, FORM_##form, planes, columns, mr, nr, lanes, steps, bits, rate, bfcn_##name},
 const struct gemm_kernel bfcn_gemm_kernels[] = {
 #include "kernels.inc"
 };

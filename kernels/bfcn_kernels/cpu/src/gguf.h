@@ -13,7 +13,9 @@ struct gguf_string {
 enum gguf_type {
   GGUF_UINT8 = 0,
   GGUF_UINT32 = 4,
+  GGUF_INT32 = 5,
   GGUF_FLOAT32 = 6,
+  GGUF_BOOL = 7,
   GGUF_STRING = 8,
   GGUF_ARRAY = 9
 };
@@ -46,15 +48,15 @@ struct gguf {
 };
 
 /* The bytes must outlive the container. On failure nothing is left to free. */
-bfcn_status gguf_parse(const uint8_t *data, size_t size, struct gguf *gguf);
-void gguf_free(struct gguf *gguf);
+bfcn_status bfcn_gguf_parse(const uint8_t *data, size_t size, struct gguf *gguf);
+void bfcn_gguf_free(struct gguf *gguf);
 
-const struct gguf_key *gguf_find_key(const struct gguf *gguf, const char *name);
-const struct gguf_tensor *gguf_find_tensor(const struct gguf *gguf, const char *name);
+const struct gguf_key *bfcn_gguf_find_key(const struct gguf *gguf, const char *name);
+const struct gguf_tensor *bfcn_gguf_find_tensor(const struct gguf *gguf, const char *name);
 
-/* The strings of an array of strings, checked by gguf_parse: call `count` times from *at = 0. */
-struct gguf_string gguf_next_string(const struct gguf_key *key, size_t *at);
+/* The strings of an array that bfcn_gguf_parse has checked: call `count` times from *at = 0. */
+struct gguf_string bfcn_gguf_next_string(const struct gguf_key *key, size_t *at);
 
-int gguf_equal(struct gguf_string string, const char *text);
+int bfcn_gguf_equal(struct gguf_string string, const char *text);
 
 #endif

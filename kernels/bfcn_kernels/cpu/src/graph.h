@@ -6,6 +6,6 @@
 #include "model.h"
 
 /* model->ops have their names; fill in the rest. */
-bfcn_status graph_decode(const struct gguf *gguf, struct bfcn_model *model);
+bfcn_status bfcn_graph_decode(const struct gguf *gguf, struct bfcn_model *model);
 
 #endif

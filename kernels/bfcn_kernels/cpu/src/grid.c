@@ -39,8 +39,8 @@ static struct grid resized(const struct op *op, const struct grid *grids) {
 
 static bfcn_status mismatch(const struct op *op, unsigned source, struct grid got,
                             struct grid want) {
-  return bfcn_fail(BFCN_ERROR_SHAPE, "op '%s': source %u gives the grid %u x %u, must be %u x %u",
-                   op->name, source, got.height, got.width, want.height, want.width);
+  return bfcn_fail(BFCN_ERROR_SHAPE, "op '%s': source %u must have the grid %u x %u, got %u x %u",
+                   op->name, source, want.height, want.width, got.height, got.width);
 }
 
 static bfcn_status op_grid(const struct op *op, const struct grid *grids, struct grid *out) {
@@ -73,8 +73,8 @@ static bfcn_status op_grid(const struct op *op, const struct grid *grids, struct
   return BFCN_OK;
 }
 
-bfcn_status model_grids(const struct bfcn_model *model, unsigned height, unsigned width,
-                        struct grid *grids) {
+bfcn_status bfcn_model_grids(const struct bfcn_model *model, unsigned height, unsigned width,
+                             struct grid *grids) {
   if (height < 1 || height > MAX_SIDE || width < 1 || width > MAX_SIDE)
     return bfcn_fail(BFCN_ERROR_SHAPE, "image sides must be in 1..%d, got %u x %u", MAX_SIDE,
                      height, width);

@@ -39,16 +39,16 @@ static float lerp1(float a, float b, float l) {
   return a + step;
 }
 
-void resize_codes(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
+void bfcn_resize_codes(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
   const unsigned channels = r->to.channels;
   const size_t in = r->in.width, row_codes = in * channels;
   const float zero = (float)r->from.zero_point;
   uint8_t *out = scratch + 2 * row_codes;
   for (; row < end; row++) {
     const struct blend y = blend(r->op->mode, r->in.height, r->out.height, row);
-    const uint8_t *top = value_codes(r->s, r->op->source[0], y.first * in, in, scratch);
+    const uint8_t *top = bfcn_value_codes(r->s, r->op->source[0], y.first * in, in, scratch);
     const uint8_t *bottom =
-        value_codes(r->s, r->op->source[0], y.second * in, in, scratch + row_codes);
+        bfcn_value_codes(r->s, r->op->source[0], y.second * in, in, scratch + row_codes);
     for (unsigned i = 0; i < r->out.width; i++) {
       const struct blend x = blend(r->op->mode, r->in.width, r->out.width, i);
       const size_t a = (size_t)x.first * channels, b = (size_t)x.second * channels;
@@ -59,11 +59,11 @@ void resize_codes(const struct rows *r, unsigned row, unsigned end, uint8_t *scr
         out[(size_t)i * channels + c] = (uint8_t)code_float(product + r->op->B, r->to.bits);
       }
     }
-    value_store(r->s, r->value, (size_t)row * r->out.width, r->out.width, out);
+    bfcn_value_store(r->s, r->value, (size_t)row * r->out.width, r->out.width, out);
   }
 }
 
-uint64_t resize_codes_scratch(const struct rows *r) {
+uint64_t bfcn_resize_codes_scratch(const struct rows *r) {
   return 2ull * r->in.width * r->from.channels + (uint64_t)r->out.width * r->to.channels;
 }
 
@@ -93,7 +93,7 @@ static void hold(struct row_pair *pair, const struct rows *r, struct blend y, fi
   }
 }
 
-/* One line of resize_scores: [out width][channels]. */
+/* One line of bfcn_resize_scores: [out width][channels]. */
 static void resize_line(const struct rows *r, const float *row, void *context, float *line) {
   const size_t channels = r->to.channels;
   const struct backend *backend = bfcn_backend(r->s->isa);
@@ -133,19 +133,19 @@ static struct row_pair empty_pair(const struct rows *r, uint8_t *scratch) {
                            {UINT32_MAX, UINT32_MAX}};
 }
 
-void resize_scores(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
+void bfcn_resize_scores(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
   const size_t floats = (size_t)r->out.width * r->to.channels;
   float *out = (float *)r->s->slots[r->value].data + row * floats;
   struct row_pair pair = empty_pair(r, scratch);
   for (; row < end; row++, out += floats) resize_row(r, &pair, row, out);
 }
 
-uint64_t resize_scores_scratch(const struct rows *r) {
+uint64_t bfcn_resize_scores_scratch(const struct rows *r) {
   return r->op->mode == MODE_NEAREST ? 0 : 8ull * r->out.width * r->to.channels;
 }
 
-void add_resized(const struct rows *r, const float *other, float *out, unsigned row, unsigned end,
-                 uint8_t *scratch) {
+void bfcn_add_resized(const struct rows *r, const float *other, float *out, unsigned row,
+                      unsigned end, uint8_t *scratch) {
   const size_t floats = (size_t)r->out.width * r->to.channels;
   float *resized = (float *)scratch;
   struct row_pair pair = empty_pair(r, scratch + floats * sizeof *resized);
@@ -155,8 +155,8 @@ void add_resized(const struct rows *r, const float *other, float *out, unsigned 
   }
 }
 
-uint64_t add_resized_scratch(const struct rows *r) {
-  return 4ull * r->out.width * r->to.channels + resize_scores_scratch(r);
+uint64_t bfcn_add_resized_scratch(const struct rows *r) {
+  return 4ull * r->out.width * r->to.channels + bfcn_resize_scores_scratch(r);
 }
 
 /* What argmax_line needs of a strip of columns: the blends along x, from source column `begin`, and
@@ -203,10 +203,10 @@ static void argmax_line(const struct rows *r, const float *row, void *context, f
                                         s->weight, s->width, line);
 }
 
-void argmax(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
+void bfcn_argmax(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
   const size_t channels = r->from.channels, line = channels * strip_width(r);
   float *lines = (float *)scratch, *room = lines + 2 * line;
-  memset(scratch, 0, argmax_scratch(r));
+  memset(scratch, 0, bfcn_argmax_scratch(r));
   for (unsigned x = 0; x < r->out.width; x += strip_width(r)) {
     struct strip strip = strip_of(r, x, room);
     struct row_pair pair = {{lines, lines + line}, {UINT32_MAX, UINT32_MAX}};
@@ -220,7 +220,7 @@ void argmax(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) 
   }
 }
 
-uint64_t argmax_scratch(const struct rows *r) {
+uint64_t bfcn_argmax_scratch(const struct rows *r) {
   const uint64_t channels = r->from.channels, width = strip_width(r);
   return 4 * (2 * channels * width + 3 * width + channels * (r->in.width + LERP_SLACK));
 }

@@ -29,7 +29,8 @@ enum {
   MAX_SIDE = 32768,
   MAX_EXTENT = 4096,
   MAX_TERMS = 16,
-  MAX_SOURCES = 64
+  MAX_SOURCES = 64,
+  MAX_SUMMANDS = 1 << 20
 };
 
 struct value {
@@ -75,6 +76,8 @@ struct op {
   enum target target;
   unsigned extent[2]; /* value, size or factor of a resize; size of an adaptive pool */
   unsigned dilation;  /* of a mask */
+  unsigned summands;  /* of scores: convolutions whose outputs are added */
+  int is_read;        /* by a later op */
 };
 
 struct bfcn_model {
@@ -85,6 +88,7 @@ struct bfcn_model {
   uint8_t *palette;
   struct block *blocks; /* everything allocated for the model */
   void *file;           /* bytes read from a path; NULL for a model in memory */
+  size_t bytes;         /* of all that is allocated for the model */
 };
 
 struct grid {
@@ -92,15 +96,15 @@ struct grid {
 };
 
 /* Zeroed memory that lives as long as the model; NULL if there is none. */
-void *model_alloc(struct bfcn_model *model, size_t size);
+void *bfcn_model_alloc(struct bfcn_model *model, size_t size);
 
 /* What op (or 0: the image) `value` describes. */
-struct value model_value(const struct bfcn_model *model, unsigned value);
+struct value bfcn_model_value(const struct bfcn_model *model, unsigned value);
 
-const char *op_text(enum opcode code);
+const char *bfcn_op_text(enum opcode code);
 
 /* grids[0] is the image's, grids[i + 1] op i's. */
-bfcn_status model_grids(const struct bfcn_model *model, unsigned height, unsigned width,
-                        struct grid *grids);
+bfcn_status bfcn_model_grids(const struct bfcn_model *model, unsigned height, unsigned width,
+                             struct grid *grids);
 
 #endif

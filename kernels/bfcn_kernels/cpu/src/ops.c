@@ -15,16 +15,16 @@ static void image_codes(const struct rows *r, unsigned row, unsigned end, uint8_
       scratch[x + 1] = table[256 + c1[x]];
       scratch[x + 2] = table[512 + c2[x]];
     }
-    value_store(r->s, r->value, (size_t)row * r->out.width, r->out.width, scratch);
+    bfcn_value_store(r->s, r->value, (size_t)row * r->out.width, r->out.width, scratch);
   }
 }
 
 static void table(const struct rows *r, unsigned row, unsigned end, uint8_t *scratch) {
   const size_t width = r->out.width, count = width * r->to.channels;
   for (; row < end; row++) {
-    const uint8_t *codes = value_codes(r->s, r->op->source[0], row * width, width, scratch);
+    const uint8_t *codes = bfcn_value_codes(r->s, r->op->source[0], row * width, width, scratch);
     for (size_t i = 0; i < count; i++) scratch[i] = r->op->table[codes[i]];
-    value_store(r->s, r->value, row * width, width, scratch);
+    bfcn_value_store(r->s, r->value, row * width, width, scratch);
   }
 }
 
@@ -121,7 +121,7 @@ static void average(const struct rows *r, struct taps ty, struct taps tx, int64_
   for (unsigned y = ty.first; y < ty.end; y++)
     for (unsigned x = tx.first; x < tx.end; x++) {
       const uint8_t *codes =
-          value_codes(r->s, r->op->source[0], (size_t)y * r->in.width + x, 1, room);
+          bfcn_value_codes(r->s, r->op->source[0], (size_t)y * r->in.width + x, 1, room);
       for (unsigned c = 0; c < channels; c++) sums[c] += codes[c] - (int)r->from.zero_point;
     }
   for (unsigned c = 0; c < channels; c++) {
@@ -129,7 +129,7 @@ static void average(const struct rows *r, struct taps ty, struct taps tx, int64_
     const float product = mean * r->op->A;
     out[c] = (uint8_t)code_float(product + r->op->B, r->to.bits);
   }
-  value_store(r->s, r->value, pixel, 1, out);
+  bfcn_value_store(r->s, r->value, pixel, 1, out);
 }
 
 static int64_t padded_side(unsigned i, unsigned k, unsigned s, unsigned p, unsigned in) {
@@ -182,10 +182,10 @@ static void add(const struct rows *r, unsigned row, unsigned end, uint8_t *scrat
   const unsigned streamed = streamed_source(r->s, r->op);
   float *out = (float *)r->s->slots[r->value].data + first;
   if (streamed < 2) {
-    struct rows resize = rows_of(r->s, r->op->source[streamed] - 1);
+    struct rows resize = bfcn_rows_of(r->s, r->op->source[streamed] - 1);
     resize.s = r->s;
-    add_resized(&resize, (const float *)source_data(r, 1 - streamed) + first, out, row, end,
-                scratch);
+    bfcn_add_resized(&resize, (const float *)source_data(r, 1 - streamed) + first, out, row, end,
+                     scratch);
     return;
   }
   const float *a = (const float *)source_data(r, 0) + first;
@@ -211,7 +211,7 @@ static void concat_pixel(const struct rows *r, size_t pixel) {
   unsigned at = 0;
   for (unsigned i = 0; i < r->op->source_count; i++) {
     const struct slot *from = &r->s->slots[r->op->source[i]];
-    const unsigned channels = model_value(r->s->model, r->op->source[i]).channels;
+    const unsigned channels = bfcn_model_value(r->s->model, r->op->source[i]).channels;
     if (!out->words) memcpy(bytes + at, (const uint8_t *)from->data + pixel * channels, channels);
     for (unsigned b = 0; out->words && b < r->to.bits; b++)
       append_bits(planes + b * out->words, at,
@@ -278,7 +278,7 @@ static void mask(const struct rows *r, unsigned row, unsigned end, uint8_t *scra
       out[i] = flags[p] ? up[i] + fine[i] : up[i];
 }
 
-struct rows rows_of(const struct bfcn_session *s, unsigned op) {
+struct rows bfcn_rows_of(const struct bfcn_session *s, unsigned op) {
   static rows_function *const runs[OP_CODES_END] = {[OP_IMAGE_CODES] = image_codes,
                                                     [OP_TABLE] = table,
                                                     [OP_MAX_POOL] = max_pool,
@@ -287,21 +287,21 @@ struct rows rows_of(const struct bfcn_session *s, unsigned op) {
                                                     [OP_ADD] = add,
                                                     [OP_CONCAT] = concat,
                                                     [OP_MASK] = mask,
-                                                    [OP_ARGMAX] = argmax};
+                                                    [OP_ARGMAX] = bfcn_argmax};
   struct rows r = {.op = &s->model->ops[op], .value = op + 1, .out = s->grids[op + 1]};
   r.in = s->grids[r.op->source[0]];
-  r.from = model_value(s->model, r.op->source[0]);
+  r.from = bfcn_model_value(s->model, r.op->source[0]);
   r.to = r.op->out;
   r.run = r.op->code != OP_RESIZE    ? runs[r.op->code]
-          : r.to.kind == BFCN_SCORES ? resize_scores
-                                     : resize_codes;
+          : r.to.kind == BFCN_SCORES ? bfcn_resize_scores
+                                     : bfcn_resize_codes;
   r.rows_per_task = s->threads > 1 ? r.out.height / (3 * s->threads) + 1 : r.out.height;
   if (r.op->code == OP_MASK) r.rows_per_task = r.out.height;
   return r;
 }
 
-uint64_t op_scratch(const struct bfcn_session *s, unsigned op) {
-  const struct rows r = rows_of(s, op);
+uint64_t bfcn_op_scratch(const struct bfcn_session *s, unsigned op) {
+  const struct rows r = bfcn_rows_of(s, op);
   switch (r.op->code) {
   case OP_IMAGE_CODES:
   case OP_TABLE:
@@ -312,15 +312,16 @@ uint64_t op_scratch(const struct bfcn_session *s, unsigned op) {
   case OP_ADD: {
     const unsigned streamed = streamed_source(s, r.op);
     if (streamed == 2) return 0;
-    const struct rows resize = rows_of(s, r.op->source[streamed] - 1);
-    return add_resized_scratch(&resize);
+    const struct rows resize = bfcn_rows_of(s, r.op->source[streamed] - 1);
+    return bfcn_add_resized_scratch(&resize);
   }
   case OP_RESIZE:
-    return r.to.kind == BFCN_SCORES ? resize_scores_scratch(&r) : resize_codes_scratch(&r);
+    return r.to.kind == BFCN_SCORES ? bfcn_resize_scores_scratch(&r)
+                                    : bfcn_resize_codes_scratch(&r);
   case OP_MASK:
     return 3ull * pixels_of(r.out);
   case OP_ARGMAX:
-    return argmax_scratch(&r);
+    return bfcn_argmax_scratch(&r);
   default:
     return 0;
   }
@@ -334,8 +335,8 @@ static void run_rows(void *context, size_t task, unsigned thread) {
   r->run(r, row, end, r->s->scratch + thread * r->s->scratch_bytes);
 }
 
-void op_run(struct bfcn_session *s, unsigned op) {
-  struct rows r = rows_of(s, op);
+void bfcn_op_run(struct bfcn_session *s, unsigned op) {
+  struct rows r = bfcn_rows_of(s, op);
   r.s = s;
-  pool_run(s->pool, run_rows, &r, (r.out.height + r.rows_per_task - 1) / r.rows_per_task);
+  bfcn_pool_run(s->pool, run_rows, &r, (r.out.height + r.rows_per_task - 1) / r.rows_per_task);
 }

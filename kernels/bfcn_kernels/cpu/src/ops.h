@@ -29,16 +29,16 @@ static inline float code_float(float t, unsigned bits) {
 }
 
 /* What op `op` of a session runs on; r.s is left to the caller. */
-struct rows rows_of(const struct bfcn_session *s, unsigned op);
+struct rows bfcn_rows_of(const struct bfcn_session *s, unsigned op);
 
 /* interpolate.c, each with the bytes of scratch that a thread needs. */
-rows_function resize_codes, resize_scores, argmax;
+rows_function bfcn_resize_codes, bfcn_resize_scores, bfcn_argmax;
 /* out = other + the rows of a resize of scores, which may be in other's place. */
-void add_resized(const struct rows *resize, const float *other, float *out, unsigned row,
-                 unsigned end, uint8_t *scratch);
-uint64_t add_resized_scratch(const struct rows *resize);
-uint64_t resize_codes_scratch(const struct rows *r);
-uint64_t resize_scores_scratch(const struct rows *r);
-uint64_t argmax_scratch(const struct rows *r);
+void bfcn_add_resized(const struct rows *resize, const float *other, float *out, unsigned row,
+                      unsigned end, uint8_t *scratch);
+uint64_t bfcn_add_resized_scratch(const struct rows *resize);
+uint64_t bfcn_resize_codes_scratch(const struct rows *r);
+uint64_t bfcn_resize_scores_scratch(const struct rows *r);
+uint64_t bfcn_argmax_scratch(const struct rows *r);
 
 #endif

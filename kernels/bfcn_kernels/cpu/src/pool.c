@@ -66,7 +66,7 @@ static void wake(struct pool *pool) {
   pthread_mutex_unlock(&pool->mutex);
 }
 
-struct pool *pool_create(unsigned threads) {
+struct pool *bfcn_pool_create(unsigned threads) {
   struct pool *pool = calloc(1, sizeof *pool + threads * sizeof *pool->worker);
   if (!pool) return NULL;
   pthread_mutex_init(&pool->mutex, NULL);
@@ -75,7 +75,7 @@ struct pool *pool_create(unsigned threads) {
     struct worker *worker = &pool->worker[pool->workers];
     *worker = (struct worker){.pool = pool, .index = i};
     if (pthread_create(&worker->thread, NULL, work, worker)) {
-      pool_free(pool);
+      bfcn_pool_free(pool);
       return NULL;
     }
     pool->workers++;
@@ -83,7 +83,7 @@ struct pool *pool_create(unsigned threads) {
   return pool;
 }
 
-void pool_free(struct pool *pool) {
+void bfcn_pool_free(struct pool *pool) {
   if (!pool) return;
   atomic_store(&pool->closing, 1);
   wake(pool);
@@ -93,7 +93,7 @@ void pool_free(struct pool *pool) {
   free(pool);
 }
 
-void pool_run(struct pool *pool, pool_task *task, void *context, size_t count) {
+void bfcn_pool_run(struct pool *pool, pool_task *task, void *context, size_t count) {
   if (pool->workers == 0 || count <= 1) {
     for (size_t i = 0; i < count; i++) task(context, i, 0);
     return;

@@ -9,10 +9,10 @@ typedef void pool_task(void *context, size_t task, unsigned thread);
 struct pool;
 
 /* threads - 1 workers beside the caller; NULL if they cannot be made. */
-struct pool *pool_create(unsigned threads);
-void pool_free(struct pool *pool);
+struct pool *bfcn_pool_create(unsigned threads);
+void bfcn_pool_free(struct pool *pool);
 
 /* Run tasks 0..count - 1, each once, on any thread; returns when all are done. */
-void pool_run(struct pool *pool, pool_task *task, void *context, size_t count);
+void bfcn_pool_run(struct pool *pool, pool_task *task, void *context, size_t count);
 
 #endif

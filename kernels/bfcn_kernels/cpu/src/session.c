@@ -1,12 +1,13 @@
 /* Plan a model for one image size, run it, and tell what happened. */
 #include "arena.h"
 #include "conv.h"
+#include "guard.h"
+#include "limits.h"
 #include "status.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 static bfcn_status no_memory(void) {
   return bfcn_fail(BFCN_ERROR_MEMORY, "no memory for the session");
@@ -18,18 +19,44 @@ static double now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* Kernels, scratch and bytes of every op; nothing of the file's size is allocated. */
 static bfcn_status plan_ops(struct bfcn_session *s, uint64_t *scratch) {
+  uint64_t passing = 0;
   for (unsigned i = 0; i < s->model->op_count; i++) {
     if (s->slots[i + 1].streamed_to) continue;
     if (s->model->ops[i].code != OP_BIT_CONV) {
-      scratch[i] = op_scratch(s, i);
+      scratch[i] = bfcn_op_scratch(s, i);
       continue;
     }
-    TRY(conv_plan(s, i, &s->convs[i]));
-    scratch[i] = conv_scratch(s->convs[i]);
-    s->weight_bytes += conv_weight_bytes(s->convs[i]);
+    TRY(bfcn_conv_plan(s, i, &s->convs[i]));
+    scratch[i] = bfcn_conv_scratch(s->convs[i]);
+    s->weight_bytes += bfcn_conv_weight_bytes(s->convs[i]);
+    s->total_bytes = bfcn_add(s->total_bytes, bfcn_conv_total_bytes(s->convs[i], &passing));
   }
-  return plan_arena(s, scratch);
+  s->total_bytes = bfcn_add(s->total_bytes, passing);
+  return bfcn_plan_arena(s, scratch);
+}
+
+/* Systems grant memory that they do not have, and end the process that then uses it. */
+static bfcn_status limit_bytes(struct bfcn_session *s, size_t max_bytes) {
+  const uint64_t half = max_bytes ? 0 : bfcn_free_bytes() / 2;
+  const uint64_t limit = max_bytes ? max_bytes : half;
+  s->total_bytes = bfcn_add(s->total_bytes, bfcn_add(s->arena_bytes, s->model->bytes));
+  if (s->total_bytes <= limit) return BFCN_OK;
+  return bfcn_fail(
+      BFCN_ERROR_MEMORY,
+      "an image of %u x %u takes at least %llu bytes (maps and scratch %zu, weights %llu, "
+      "model %zu), max_bytes is %llu: take a smaller image, fewer threads, more memory, "
+      "or a larger max_bytes for a file you trust",
+      s->grids[0].height, s->grids[0].width, (unsigned long long)s->total_bytes, s->arena_bytes,
+      (unsigned long long)s->weight_bytes, s->model->bytes, (unsigned long long)limit);
+}
+
+static bfcn_status allocate(struct bfcn_session *s) {
+  TRY(bfcn_allocate_arena(s));
+  for (unsigned i = 0; i < s->model->op_count; i++)
+    if (s->convs[i]) TRY(bfcn_conv_pack(s, s->convs[i]));
+  return BFCN_OK;
 }
 
 static bfcn_status choose_isa(struct bfcn_session *s, const char *wanted) {
@@ -63,11 +90,10 @@ static bfcn_status create(struct bfcn_session *s, unsigned height, unsigned widt
   const size_t values = s->model->op_count + 1ul;
   s->threads = options && options->threads ? options->threads : 1;
   s->keep_values = options && options->keep_values;
-  const uint64_t machine = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
-  s->max_bytes = machine < SIZE_MAX ? (size_t)machine : SIZE_MAX;
-  if (options && options->max_bytes) s->max_bytes = options->max_bytes;
   if (s->threads > MAX_THREADS)
     return bfcn_fail(BFCN_ERROR_ARGUMENT, "threads must be 1..%d, got %u", MAX_THREADS, s->threads);
+  const unsigned cores = bfcn_cores();
+  if (s->threads > cores) s->threads = cores;
   TRY(choose_isa(s, options ? options->isa : NULL));
   TRY(choose_kernel(s, options ? options->kernel : NULL));
   s->grids = calloc(values, sizeof *s->grids);
@@ -76,13 +102,18 @@ static bfcn_status create(struct bfcn_session *s, unsigned height, unsigned widt
   s->rooms = calloc(values, sizeof *s->rooms);
   s->seconds = calloc(values, sizeof *s->seconds);
   if (!s->grids || !s->slots || !s->convs || !s->rooms || !s->seconds) return no_memory();
-  TRY(model_grids(s->model, height, width, s->grids));
-  TRY(shape_slots(s));
+  TRY(bfcn_model_grids(s->model, height, width, s->grids));
+  TRY(bfcn_limit_work(s->model, s->grids, options ? options->max_ops : 0));
+  TRY(bfcn_shape_slots(s));
   uint64_t *scratch = calloc(values, sizeof *scratch);
   const bfcn_status status = scratch ? plan_ops(s, scratch) : no_memory();
   free(scratch);
   TRY(status);
-  s->pool = pool_create(s->threads);
+  s->total_bytes += sizeof *s + values * (sizeof *s->grids + sizeof *s->slots + sizeof *s->convs +
+                                          sizeof *s->rooms + sizeof *s->seconds);
+  TRY(limit_bytes(s, options ? options->max_bytes : 0));
+  TRY(allocate(s));
+  s->pool = bfcn_pool_create(s->threads);
   return s->pool ? BFCN_OK : bfcn_fail(BFCN_ERROR_MEMORY, "cannot start %u threads", s->threads);
 }
 
@@ -105,8 +136,9 @@ bfcn_status bfcn_session_create(const bfcn_model *model, unsigned height, unsign
 
 void bfcn_session_free(bfcn_session *s) {
   if (!s) return;
-  pool_free(s->pool);
-  for (unsigned i = 0; s->convs && i < s->model->op_count; i++) conv_free(s->convs[i]);
+  bfcn_pool_free(s->pool);
+  bfcn_guard_off(s);
+  for (unsigned i = 0; s->convs && i < s->model->op_count; i++) bfcn_conv_free(s->convs[i]);
   free(s->grids);
   free(s->slots);
   free(s->convs);
@@ -121,7 +153,11 @@ size_t bfcn_session_peak_bytes(const bfcn_session *s) {
 }
 
 size_t bfcn_session_weight_bytes(const bfcn_session *s) {
-  return s->weight_bytes;
+  return (size_t)s->weight_bytes;
+}
+
+size_t bfcn_session_total_bytes(const bfcn_session *s) {
+  return (size_t)s->total_bytes;
 }
 
 size_t bfcn_session_ops(const bfcn_session *s) {
@@ -134,33 +170,33 @@ bfcn_status bfcn_session_run(bfcn_session *s, const uint8_t *rgb, size_t stride,
     return bfcn_fail(BFCN_ERROR_ARGUMENT, "stride must be at least 3 * width = %u bytes, got %zu",
                      3 * s->grids[0].width, stride);
   const unsigned count = s->model->op_count;
-  if (labels && model_value(s->model, count).kind != BFCN_LABELS)
+  if (labels && bfcn_model_value(s->model, count).kind != BFCN_LABELS)
     return bfcn_fail(BFCN_ERROR_ARGUMENT, "labels must be NULL: the model has no argmax");
   s->rgb = rgb;
   s->rgb_stride = stride;
   double before = now();
   for (unsigned i = 0; i < count; i++) {
     if (s->slots[i + 1].streamed_to) continue;
+    bfcn_guard_op(s, i);
     s->scratch = s->rooms[i].data;
     s->scratch_bytes = s->rooms[i].bytes;
     if (s->convs[i])
-      conv_run(s, s->convs[i]);
+      bfcn_conv_run(s, s->convs[i]);
     else
-      op_run(s, i);
+      bfcn_op_run(s, i);
     const double after = now();
     s->seconds[i] = after - before;
     before = after;
   }
+  bfcn_guard_op(s, count);
   if (labels) memcpy(labels, s->slots[count].data, pixels_of(s->grids[count]));
   return BFCN_OK;
 }
 
-static uint64_t macs(const struct bfcn_session *s, const struct op *op, struct grid grid) {
-  uint64_t sum = 0;
-  for (unsigned i = 0; i < op->term_count; i++)
-    sum += pixels_of(grid) * op->out.channels * op->terms[i].length;
-  (void)s;
-  return sum;
+static uint64_t macs(const struct op *op, struct grid grid) {
+  uint64_t length = 0;
+  for (unsigned i = 0; i < op->term_count; i++) length += op->terms[i].length;
+  return (uint64_t)pixels_of(grid) * op->out.channels * length; /* within max_ops */
 }
 
 bfcn_status bfcn_session_op(const bfcn_session *s, size_t index, bfcn_op_info *info) {
@@ -170,25 +206,25 @@ bfcn_status bfcn_session_op(const bfcn_session *s, size_t index, bfcn_op_info *i
   const struct op *op = &s->model->ops[index];
   const struct grid grid = s->grids[index + 1];
   *info = (bfcn_op_info){.name = op->name,
-                         .op = op_text(op->code),
-                         .kernel = s->convs[index] ? conv_kernel(s->convs[index]) : "",
+                         .op = bfcn_op_text(op->code),
+                         .kernel = s->convs[index] ? bfcn_conv_kernel(s->convs[index]) : "",
                          .kind = op->out.kind,
                          .height = grid.height,
                          .width = grid.width,
                          .channels = op->out.channels,
                          .bits = op->out.bits,
-                         .macs = macs(s, op, grid),
+                         .macs = macs(op, grid),
                          .seconds = s->seconds[index]};
   return BFCN_OK;
 }
 
 const float *bfcn_session_logits(const bfcn_session *s, unsigned *height, unsigned *width,
                                  unsigned *channels) {
-  const unsigned value = logits_value(s->model);
+  const unsigned value = bfcn_logits_value(s->model);
   if (!value) return NULL;
   if (height) *height = s->grids[value].height;
   if (width) *width = s->grids[value].width;
-  if (channels) *channels = model_value(s->model, value).channels;
+  if (channels) *channels = bfcn_model_value(s->model, value).channels;
   return s->slots[value].data;
 }
 
@@ -200,7 +236,7 @@ bfcn_status bfcn_session_read(const bfcn_session *s, size_t index, void *out, si
   if (!s->keep_values && v != s->model->op_count)
     return bfcn_fail(BFCN_ERROR_ARGUMENT, "op '%s': reading it needs keep_values",
                      s->model->ops[index].name);
-  const struct value value = model_value(s->model, v);
+  const struct value value = bfcn_model_value(s->model, v);
   const size_t pixels = pixels_of(s->grids[v]);
   const size_t bytes = pixels * (value.kind == BFCN_SCORES   ? 4ul * value.channels
                                  : value.kind == BFCN_LABELS ? 1
@@ -212,25 +248,25 @@ bfcn_status bfcn_session_read(const bfcn_session *s, size_t index, void *out, si
     memcpy(out, s->slots[v].data, bytes);
     return BFCN_OK;
   }
-  const uint8_t *codes = value_codes(s, v, 0, pixels, out);
+  const uint8_t *codes = bfcn_value_codes(s, v, 0, pixels, out);
   if (codes != out) memcpy(out, codes, bytes);
   return BFCN_OK;
 }
 
-const uint8_t *value_codes(const struct bfcn_session *s, unsigned v, size_t first, size_t count,
-                           uint8_t *room) {
+const uint8_t *bfcn_value_codes(const struct bfcn_session *s, unsigned v, size_t first,
+                                size_t count, uint8_t *room) {
   const struct slot *slot = &s->slots[v];
-  const struct value value = model_value(s->model, v);
+  const struct value value = bfcn_model_value(s->model, v);
   if (!slot->words) return (const uint8_t *)slot->data + first * value.channels;
   const uint64_t *planes = (const uint64_t *)slot->data + first * value.bits * slot->words;
   bfcn_backend(s->isa)->unpack(planes, value.bits, slot->words, count, value.channels, room);
   return room;
 }
 
-void value_store(const struct bfcn_session *s, unsigned v, size_t first, size_t count,
-                 const uint8_t *codes) {
+void bfcn_value_store(const struct bfcn_session *s, unsigned v, size_t first, size_t count,
+                      const uint8_t *codes) {
   const struct slot *slot = &s->slots[v];
-  const struct value value = model_value(s->model, v);
+  const struct value value = bfcn_model_value(s->model, v);
   if (!slot->words) {
     memcpy((uint8_t *)slot->data + first * value.channels, codes, count * value.channels);
     return;

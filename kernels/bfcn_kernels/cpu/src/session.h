@@ -13,18 +13,19 @@ enum { MAX_THREADS = 64, VALUE_SLACK = 64, SCRATCH_SLACK = 64 };
  * that a 2-bit map takes 2 bits a channel; wider codes are bytes, [pixels][channels]. Scores are
  * floats. */
 struct slot {
-  void *data; /* NULL for the image, which is the caller's, and for what is not stored */
-  size_t bytes;
+  void *data;           /* NULL for the image, which is the caller's, and for what is not stored */
+  size_t bytes, offset; /* offset: in the arena */
   unsigned words;       /* of a plane; 0 if not planes */
-  unsigned first, last; /* ops that write it and read it last */
-  unsigned place_of;    /* the value whose memory it takes over; 0: it has its own */
-  unsigned streamed_to; /* the op that computes it row by row instead of reading it; 0: stored */
+  unsigned reads, reader; /* how many times it is read, and the last op that does */
+  unsigned first, last;   /* ops that write it and read it last */
+  unsigned place_of;      /* the value whose memory it takes over; 0: it has its own */
+  unsigned streamed_to;   /* the op that computes it row by row instead of reading it; 0: stored */
 };
 
 /* An op's scratch: `bytes` for each thread. */
 struct room {
   uint8_t *data;
-  size_t bytes;
+  size_t bytes, offset;
 };
 
 struct conv; /* conv.h */
@@ -37,9 +38,9 @@ struct bfcn_session {
   struct room *rooms;  /* [op_count] */
   double *seconds;     /* [op_count] */
   uint8_t *arena;
-  size_t arena_bytes, weight_bytes;
-  size_t max_bytes; /* that the arena may take */
-  uint8_t *scratch; /* of the op in progress: scratch_bytes for each thread */
+  size_t arena_bytes;
+  uint64_t weight_bytes, total_bytes; /* total: all that the model and the session allocate */
+  uint8_t *scratch;                   /* of the op in progress: scratch_bytes for each thread */
   size_t scratch_bytes;
   unsigned threads;
   enum isa isa;
@@ -64,15 +65,15 @@ static inline size_t round_up(size_t n, size_t multiple) {
 }
 
 /* Codes of `count` pixels from pixel `first` as bytes: the slot's own, or unpacked into `room`. */
-const uint8_t *value_codes(const struct bfcn_session *s, unsigned value, size_t first, size_t count,
-                           uint8_t *room);
+const uint8_t *bfcn_value_codes(const struct bfcn_session *s, unsigned value, size_t first,
+                                size_t count, uint8_t *room);
 /* Write codes as bytes to a value, in its form. */
-void value_store(const struct bfcn_session *s, unsigned value, size_t first, size_t count,
-                 const uint8_t *codes);
+void bfcn_value_store(const struct bfcn_session *s, unsigned value, size_t first, size_t count,
+                      const uint8_t *codes);
 
 /* ops.c: every op but bit_conv. Bytes of scratch a thread needs (slots are shaped before), and the
  * run itself. */
-uint64_t op_scratch(const struct bfcn_session *s, unsigned op);
-void op_run(struct bfcn_session *s, unsigned op);
+uint64_t bfcn_op_scratch(const struct bfcn_session *s, unsigned op);
+void bfcn_op_run(struct bfcn_session *s, unsigned op);
 
 #endif

@@ -23,6 +23,8 @@ const char *bfcn_status_text(bfcn_status status) {
     return "out of memory";
   case BFCN_ERROR_KERNEL:
     return "no such kernel here";
+  case BFCN_ERROR_WORK:
+    return "more arithmetic than an image may take";
   }
   return "unknown status";
 }
@@ -36,5 +38,7 @@ bfcn_status bfcn_fail(bfcn_status status, const char *format, ...) {
   va_start(arguments, format);
   vsnprintf(latest, sizeof latest, format, arguments);
   va_end(arguments);
+  for (char *at = latest; *at; at++) /* names come from files: no line breaks, no escapes */
+    if ((unsigned char)*at < ' ' || *at == 0x7f) *at = '?';
   return status;
 }

@@ -94,14 +94,26 @@ static void move_thresholds(struct conv *conv, unsigned c, unsigned bits, unsign
   for (unsigned j = 0; j < steps; j++) out[32 * (bits + j)] = (int16_t)m.thresholds[j];
 }
 
-int find_thresholds(struct conv *conv, const struct value *residual, int moves) {
+static int has_thresholds(const struct conv *conv, const struct value *residual) {
   const struct conv_term *t = &conv->terms[0];
   const struct op *op = conv->op;
-  const unsigned steps = (1u << op->out.bits) - 1, codes = residual ? 1u << residual->bits : 1;
-  if (op->out.kind != BFCN_CODES || op->out.bits > 2 || op->term_count > 1 ||
-      op->residual_count > 1 || (residual && residual->bits > 2) || t->kernel->sum_bits != 16 ||
-      t->from.zero_point || t->term->bound > INT16_MAX - 1)
-    return 1;
+  return op->out.kind == BFCN_CODES && op->out.bits <= 2 && op->term_count == 1 &&
+         op->residual_count <= 1 && (!residual || residual->bits <= 2) &&
+         t->kernel->sum_bits == 16 && !t->from.zero_point && t->term->bound <= INT16_MAX - 1;
+}
+
+uint64_t bfcn_thresholds_bytes(const struct conv *conv, const struct value *residual, int moves) {
+  if (!has_thresholds(conv, residual)) return 0;
+  const unsigned steps = (1u << conv->op->out.bits) - 1, bits = residual ? residual->bits : 0;
+  const unsigned each = (steps << bits) * 2 + (residual && moves ? (bits + steps) * 2 + 1 : 0);
+  return (uint64_t)conv->padded * each + conv->padded / 8;
+}
+
+int bfcn_find_thresholds(struct conv *conv, const struct value *residual, int moves) {
+  if (!has_thresholds(conv, residual)) return 1;
+  const struct conv_term *t = &conv->terms[0];
+  const unsigned steps = (1u << conv->op->out.bits) - 1,
+                 codes = residual ? 1u << residual->bits : 1;
   conv->thresholds = aligned_alloc(64, (size_t)conv->padded * codes * steps * 2);
   conv->flips = calloc(conv->padded / 32, sizeof *conv->flips);
   if (!conv->thresholds || !conv->flips) return 0;

@@ -186,7 +186,14 @@ static int pairs_fit(const struct conv_term *t, unsigned padded) {
   return 1;
 }
 
-int pack_weights(struct conv_term *t, unsigned outputs, unsigned padded) {
+uint64_t bfcn_packed_bytes(const struct conv_term *t, unsigned padded) {
+  const uint64_t blocks = padded / t->kernel->lanes; /* addressable, as planned */
+  return (t->block_bytes * blocks + 63) / 64 * 64 +
+         (t->first_channel ? blocks * sizeof *t->first_channel : 0) +
+         (zero_shift(t) ? padded * sizeof *t->offset : 0);
+}
+
+int bfcn_pack_weights(struct conv_term *t, unsigned outputs, unsigned padded) {
   const size_t bytes = t->block_bytes * (padded / t->kernel->lanes);
   uint8_t *codes = malloc(t->term->length);
   t->weights = aligned_alloc(64, round_up(bytes, 64));

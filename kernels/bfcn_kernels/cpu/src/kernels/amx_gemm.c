@@ -209,16 +209,16 @@ TILE multiply(const struct gemm *g, const size_t channels, const int sum_bits) {
   }
 }
 
-void int8_gemm_16x32__amx(const struct gemm *g) {
+void bfcn_int8_gemm_16x32__amx(const struct gemm *g) {
   multiply(g, 4, 32);
 }
-void int8_gemm_16x32s16__amx(const struct gemm *g) {
+void bfcn_int8_gemm_16x32s16__amx(const struct gemm *g) {
   multiply(g, 4, 16);
 }
-void int2_gemm_16x32__amx(const struct gemm *g) {
+void bfcn_int2_gemm_16x32__amx(const struct gemm *g) {
   multiply(g, 16, 32);
 }
-void int2_gemm_16x32s16__amx(const struct gemm *g) {
+void bfcn_int2_gemm_16x32s16__amx(const struct gemm *g) {
   multiply(g, 16, 16);
 }
 

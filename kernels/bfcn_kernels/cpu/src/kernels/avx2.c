@@ -184,34 +184,34 @@ TILE lut4_tile_k3(const struct gemm *g, const int p, const int nv) {
                    total[i], high[i]);
 }
 
-void lut4_gemm_a1_4x64__avx2(const struct gemm *g) {
+void bfcn_lut4_gemm_a1_4x64__avx2(const struct gemm *g) {
   lut4_tiles(g, 4, 2);
 }
-void lut4_gemm_a2_4x64__avx2(const struct gemm *g) {
+void bfcn_lut4_gemm_a2_4x64__avx2(const struct gemm *g) {
   lut4_tiles(g, 4, 2);
 }
-void lut4_gemm_a1_2x128__avx2(const struct gemm *g) {
+void bfcn_lut4_gemm_a1_2x128__avx2(const struct gemm *g) {
   lut4_tiles(g, 2, 4);
 }
-void lut4_gemm_a2_2x128__avx2(const struct gemm *g) {
+void bfcn_lut4_gemm_a2_2x128__avx2(const struct gemm *g) {
   lut4_tiles(g, 2, 4);
 }
-void lut4_gemm_a1_4x32__avx2(const struct gemm *g) {
+void bfcn_lut4_gemm_a1_4x32__avx2(const struct gemm *g) {
   lut4_tiles(g, 4, 1);
 }
-void lut4_gemm_a2_4x32__avx2(const struct gemm *g) {
+void bfcn_lut4_gemm_a2_4x32__avx2(const struct gemm *g) {
   lut4_tiles(g, 4, 1);
 }
-void lut4_gemm_a1_4x64k3__avx2(const struct gemm *g) {
+void bfcn_lut4_gemm_a1_4x64k3__avx2(const struct gemm *g) {
   EACH_TILE(g, 4, uint16_t, lut4_tile_k3(&tile, 4, 2));
 }
-void lut4_gemm_a2_4x64k3__avx2(const struct gemm *g) {
+void bfcn_lut4_gemm_a2_4x64k3__avx2(const struct gemm *g) {
   EACH_TILE(g, 4, uint16_t, lut4_tile_k3(&tile, 4, 2));
 }
-void lut4_gemm_a1_8x32k3__avx2(const struct gemm *g) {
+void bfcn_lut4_gemm_a1_8x32k3__avx2(const struct gemm *g) {
   EACH_TILE(g, 8, uint16_t, lut4_tile_k3(&tile, 8, 1));
 }
-void lut4_gemm_a2_8x32k3__avx2(const struct gemm *g) {
+void bfcn_lut4_gemm_a2_8x32k3__avx2(const struct gemm *g) {
   EACH_TILE(g, 8, uint16_t, lut4_tile_k3(&tile, 8, 1));
 }
 
@@ -250,7 +250,7 @@ TILE int16_tile(const struct gemm *g, const int p) {
   }
 }
 
-void int16_gemm_4x16__avx2(const struct gemm *g) {
+void bfcn_int16_gemm_4x16__avx2(const struct gemm *g) {
   EACH_TILE(g, 4, int32_t, int16_tile(&tile, 4));
 }
 
@@ -298,7 +298,7 @@ TILE int4_tile(const struct gemm *g) {
   }
 }
 
-void int4_gemm_4x16__avx2(const struct gemm *g) {
+void bfcn_int4_gemm_4x16__avx2(const struct gemm *g) {
   EACH_TILE(g, 4, int32_t, int4_tile(&tile));
 }
 

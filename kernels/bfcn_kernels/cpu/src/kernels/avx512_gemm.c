@@ -243,45 +243,45 @@ TILE lut_tile_k3(const struct gemm *g, const int p, const int nv, const enum tab
                    total[i], high[i]);
 }
 
-void lut6_gemm_a1_8x64__avx512(const struct gemm *g) {
+void bfcn_lut6_gemm_a1_8x64__avx512(const struct gemm *g) {
   lut_tiles(g, 8, 1, SIX_A1);
 }
-void lut6_gemm_a1_4x128__avx512(const struct gemm *g) {
+void bfcn_lut6_gemm_a1_4x128__avx512(const struct gemm *g) {
   lut_tiles(g, 4, 2, SIX_A1);
 }
-void lut6_gemm_a2_8x64__avx512(const struct gemm *g) {
+void bfcn_lut6_gemm_a2_8x64__avx512(const struct gemm *g) {
   lut_tiles(g, 8, 1, SIX_A2);
 }
-void lut6_gemm_a2_4x128__avx512(const struct gemm *g) {
+void bfcn_lut6_gemm_a2_4x128__avx512(const struct gemm *g) {
   lut_tiles(g, 4, 2, SIX_A2);
 }
-void lut6_gemm_a2_2x256__avx512(const struct gemm *g) {
+void bfcn_lut6_gemm_a2_2x256__avx512(const struct gemm *g) {
   lut_tiles(g, 2, 4, SIX_A2);
 }
 
-void lut6_gemm_a2_2x192__avx512(const struct gemm *g) {
+void bfcn_lut6_gemm_a2_2x192__avx512(const struct gemm *g) {
   lut_tiles(g, 2, 3, SIX_A2);
 }
-void lut6_gemm_a2_4x128k3__avx512(const struct gemm *g) {
+void bfcn_lut6_gemm_a2_4x128k3__avx512(const struct gemm *g) {
   EACH_TILE(g, 4, uint16_t, lut_tile_k3(&tile, 4, 2, SIX_A2));
 }
-void lut6_gemm_a2_8x64k3__avx512(const struct gemm *g) {
+void bfcn_lut6_gemm_a2_8x64k3__avx512(const struct gemm *g) {
   EACH_TILE(g, 8, uint16_t, lut_tile_k3(&tile, 8, 1, SIX_A2));
 }
-void lut6_gemm_a2_4x64k3__avx512(const struct gemm *g) {
+void bfcn_lut6_gemm_a2_4x64k3__avx512(const struct gemm *g) {
   EACH_TILE(g, 4, uint16_t, lut_tile_k3(&tile, 4, 1, SIX_A2));
 }
-void lut6_gemm_a1_8x64k3__avx512(const struct gemm *g) {
+void bfcn_lut6_gemm_a1_8x64k3__avx512(const struct gemm *g) {
   EACH_TILE(g, 8, uint16_t, lut_tile_k3(&tile, 8, 1, SIX_A1));
 }
 
-void lut3_gemm_a2_8x64__avx512(const struct gemm *g) {
+void bfcn_lut3_gemm_a2_8x64__avx512(const struct gemm *g) {
   lut_tiles(g, 8, 1, THREE);
 }
-void lut3_gemm_a2_4x128__avx512(const struct gemm *g) {
+void bfcn_lut3_gemm_a2_4x128__avx512(const struct gemm *g) {
   lut_tiles(g, 4, 2, THREE);
 }
-void lut3_gemm_a2_8x64k3__avx512(const struct gemm *g) {
+void bfcn_lut3_gemm_a2_8x64k3__avx512(const struct gemm *g) {
   EACH_TILE(g, 8, uint16_t, lut_tile_k3(&tile, 8, 1, THREE));
 }
 
@@ -345,13 +345,13 @@ TILE bits_tile(const struct gemm *g, const int p, const int nv, const int a) {
   }
 }
 
-void bits_gemm_a1_8x16__avx512(const struct gemm *g) {
+void bfcn_bits_gemm_a1_8x16__avx512(const struct gemm *g) {
   EACH_TILE(g, 8, uint16_t, bits_tile(&tile, 8, 2, 1));
 }
-void bits_gemm_a2_8x8__avx512(const struct gemm *g) {
+void bfcn_bits_gemm_a2_8x8__avx512(const struct gemm *g) {
   EACH_TILE(g, 8, uint16_t, bits_tile(&tile, 8, 1, 2));
 }
-void bits_gemm_a2_4x16__avx512(const struct gemm *g) {
+void bfcn_bits_gemm_a2_4x16__avx512(const struct gemm *g) {
   EACH_TILE(g, 4, uint16_t, bits_tile(&tile, 4, 2, 2));
 }
 
@@ -396,10 +396,10 @@ TILE int8_tile(const struct gemm *g, const int p, const int nv) {
     store_i32(g, (int32_t *)g->sums + (size_t)i * g->sum_stride + n * 16, total[i * nv + n]);
 }
 
-void int8_gemm_4x64__avx512(const struct gemm *g) {
+void bfcn_int8_gemm_4x64__avx512(const struct gemm *g) {
   EACH_TILE_IN_MEMORY(g, 4, int32_t, int8_tile(&tile, 4, 4));
 }
-void int8_gemm_8x16__avx512(const struct gemm *g) {
+void bfcn_int8_gemm_8x16__avx512(const struct gemm *g) {
   EACH_TILE(g, 8, int32_t, int8_tile(&tile, 8, 1));
 }
 

@@ -76,7 +76,7 @@ TILE int8_tile(const struct gemm *g, const int wide) {
     add_to_s32((int32_t *)g->sums + (size_t)(i / 2) * g->sum_stride + i % 2 * 4, total[i], g);
 }
 
-void int8_gemm_8x8__dotprod(const struct gemm *g) {
+void bfcn_int8_gemm_8x8__dotprod(const struct gemm *g) {
   if (g->wide)
     EACH_TILE(g, P, int32_t, int8_tile(&tile, 1));
   else

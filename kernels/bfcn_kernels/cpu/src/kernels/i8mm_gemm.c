@@ -70,7 +70,7 @@ TILE int8_tile(const struct gemm *g) {
   }
 }
 
-void int8_gemm_8x8__i8mm(const struct gemm *g) {
+void bfcn_int8_gemm_8x8__i8mm(const struct gemm *g) {
   EACH_TILE(g, P, int32_t, int8_tile(&tile));
 }
 

@@ -74,17 +74,17 @@ TILE bits_tile(const struct gemm *g, const int p, const int nv, const int a) {
   }
 }
 
-void bits_gemm_a1_2x8__neon(const struct gemm *g) {
+void bfcn_bits_gemm_a1_2x8__neon(const struct gemm *g) {
   EACH_TILE(g, 2, uint16_t, bits_tile(&tile, 2, 4, 1));
 }
-void bits_gemm_a2_1x8__neon(const struct gemm *g) {
+void bfcn_bits_gemm_a2_1x8__neon(const struct gemm *g) {
   EACH_TILE(g, 1, uint16_t, bits_tile(&tile, 1, 4, 2));
 }
 #if defined(__aarch64__)
-void bits_gemm_a1_4x8__neon(const struct gemm *g) {
+void bfcn_bits_gemm_a1_4x8__neon(const struct gemm *g) {
   EACH_TILE(g, 4, uint16_t, bits_tile(&tile, 4, 4, 1));
 }
-void bits_gemm_a2_2x8__neon(const struct gemm *g) {
+void bfcn_bits_gemm_a2_2x8__neon(const struct gemm *g) {
   EACH_TILE(g, 2, uint16_t, bits_tile(&tile, 2, 4, 2));
 }
 #endif
@@ -166,7 +166,7 @@ TILE int8_tile(const struct gemm *g, const int p, const int wide, const int twic
   }
 }
 
-void int8_gemm_2x8__neon(const struct gemm *g) {
+void bfcn_int8_gemm_2x8__neon(const struct gemm *g) {
   if (!g->wide)
     EACH_TILE_IN_MEMORY(g, 2, int32_t, int8_tile(&tile, 2, 0, 1));
   else if (g->pairs_fit)
@@ -175,7 +175,7 @@ void int8_gemm_2x8__neon(const struct gemm *g) {
     EACH_TILE_IN_MEMORY(g, 2, int32_t, int8_tile(&tile, 2, 1, 0));
 }
 #if defined(__aarch64__)
-void int8_gemm_4x8__neon(const struct gemm *g) {
+void bfcn_int8_gemm_4x8__neon(const struct gemm *g) {
   if (!g->wide)
     EACH_TILE_IN_MEMORY(g, 4, int32_t, int8_tile(&tile, 4, 0, 1));
   else if (g->pairs_fit)

@@ -155,42 +155,42 @@ TILE lut_tile(const struct gemm *g, const int p, const int nv, const int width, 
 #undef SPLIT
 }
 
-void lut4_gemm_a1_2x64__neon(const struct gemm *g) {
+void bfcn_lut4_gemm_a1_2x64__neon(const struct gemm *g) {
   EACH_TILE(g, 2, uint16_t, lut_tile(&tile, 2, 4, 4, 1));
 }
-void lut4_gemm_a1_4x32__neon(const struct gemm *g) {
+void bfcn_lut4_gemm_a1_4x32__neon(const struct gemm *g) {
   EACH_TILE(g, 4, uint16_t, lut_tile(&tile, 4, 2, 4, 1));
 }
-void lut4_gemm_a2_2x64__neon(const struct gemm *g) {
+void bfcn_lut4_gemm_a2_2x64__neon(const struct gemm *g) {
   EACH_TILE(g, 2, uint16_t, lut_tile(&tile, 2, 4, 4, 3));
 }
-void lut4_gemm_a2_4x32__neon(const struct gemm *g) {
+void bfcn_lut4_gemm_a2_4x32__neon(const struct gemm *g) {
   EACH_TILE(g, 4, uint16_t, lut_tile(&tile, 4, 2, 4, 3));
 }
 
 #if defined(__aarch64__)
-void lut4_gemm_a2_2x128__neon(const struct gemm *g) {
+void bfcn_lut4_gemm_a2_2x128__neon(const struct gemm *g) {
   EACH_TILE(g, 2, uint16_t, lut_tile(&tile, 2, 8, 4, 3));
 }
 
 /* Cores with dot products look two registers up as fast as one: 5 channels, whose sums of 2-bit
  * codes are 15 at most. */
-void lut5_gemm_a1_2x64__dotprod(const struct gemm *g) {
+void bfcn_lut5_gemm_a1_2x64__dotprod(const struct gemm *g) {
   EACH_TILE(g, 2, uint16_t, lut_tile(&tile, 2, 4, 5, 1));
 }
-void lut5_gemm_a1_2x128__dotprod(const struct gemm *g) {
+void bfcn_lut5_gemm_a1_2x128__dotprod(const struct gemm *g) {
   EACH_TILE(g, 2, uint16_t, lut_tile(&tile, 2, 8, 5, 1));
 }
-void lut5_gemm_a1_4x32__dotprod(const struct gemm *g) {
+void bfcn_lut5_gemm_a1_4x32__dotprod(const struct gemm *g) {
   EACH_TILE(g, 4, uint16_t, lut_tile(&tile, 4, 2, 5, 1));
 }
-void lut5_gemm_a2_2x64__dotprod(const struct gemm *g) {
+void bfcn_lut5_gemm_a2_2x64__dotprod(const struct gemm *g) {
   EACH_TILE(g, 2, uint16_t, lut_tile(&tile, 2, 4, 5, 3));
 }
-void lut5_gemm_a2_2x128__dotprod(const struct gemm *g) {
+void bfcn_lut5_gemm_a2_2x128__dotprod(const struct gemm *g) {
   EACH_TILE(g, 2, uint16_t, lut_tile(&tile, 2, 8, 5, 3));
 }
-void lut5_gemm_a2_4x32__dotprod(const struct gemm *g) {
+void bfcn_lut5_gemm_a2_4x32__dotprod(const struct gemm *g) {
   EACH_TILE(g, 4, uint16_t, lut_tile(&tile, 4, 2, 5, 3));
 }
 #endif

@@ -24,7 +24,7 @@ TILE bits_tile(const struct gemm *g) {
     sums[o] = (int32_t)((uint32_t)(g->accumulate ? sums[o] : 0) + ((uint32_t)total[o] << g->shift));
 }
 
-void bits_gemm_a1_1x8__portable(const struct gemm *g) {
+void bfcn_bits_gemm_a1_1x8__portable(const struct gemm *g) {
   EACH_TILE(g, 1, int32_t, bits_tile(&tile));
 }
 
@@ -55,7 +55,7 @@ TILE int8_tile(const struct gemm *g) {
   }
 }
 
-void int8_gemm_2x16__portable(const struct gemm *g) {
+void bfcn_int8_gemm_2x16__portable(const struct gemm *g) {
   EACH_TILE(g, 2, int32_t, int8_tile(&tile));
 }
 
