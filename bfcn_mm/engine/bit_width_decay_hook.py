@@ -24,7 +24,7 @@ class BitWidthDecayHook(Hook):
     """Says when the bits fall; the schedule is the model's `quant.decay`, the state is in the model.
 
     At the start of stage t every quantizer goes to max(its target, caps[t]) bits; changed steps are
-    placed anew and lose their momentum. The stage follows from the iteration alone, so a resumed run
+    placed again and lose their momentum. The stage follows from the iteration alone, so a resumed run
     is where it was. Logs the scalars w_bits and a_bits; keeps each validation in the checkpoint and in
     work_dir/stages.csv. save_best and EarlyStoppingHook count only at the final bits, see
     MetricWatchers; a run that ends before them says so. Raises ValueError before the first iteration if
@@ -128,7 +128,7 @@ class BitWidthDecayHook(Hook):
 
 
 def _forget_momentum(runner: Runner, changed: Sequence) -> None:
-    """Optimizer state of steps that were placed anew belongs to the old grid."""
+    """Optimizer state of steps that are placed again belongs to the old grid."""
     steps = {id(p) for quantizer in changed for p in quantizer.parameters()}
     for optimizer in optimizers(runner.optim_wrapper):
         for parameter in [p for p in optimizer.state if id(p) in steps]:

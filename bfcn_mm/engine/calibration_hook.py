@@ -33,7 +33,7 @@ class CalibrationHook(Hook):
 
     Values pass in float while it lasts; a resumed run, whose grids are in the checkpoint, skips it. A
     checkpoint given as load_from may have other bits than the run starts with (the paper's route over
-    an 8-bit BFCN): quantizers whose bits differ start anew from its weights. Averages of learned
+    an 8-bit BFCN): quantizers whose bits differ start again from its weights. Averages of learned
     steps (EMAHook) follow grids that are placed again. Testing a checkpoint that has no quantizers raises
     RuntimeError; averages of buffers and an empty training set, ValueError.
     """
@@ -77,9 +77,9 @@ class CalibrationHook(Hook):
             return
         state = checkpoint.get('state_dict', checkpoint)
         model = bare_model(runner.model)
-        anew = forget_other_bits(state, quantizers(model), model.quant_spec.caps()[0])
-        if anew:
-            runner.logger.info(f'load_from has other bits at {anew} quantizers: they start anew')
+        other = forget_other_bits(state, quantizers(model), model.quant_spec.caps()[0])
+        if other:
+            runner.logger.info(f'load_from has other bits at {other} quantizers: they start again')
 
     def before_test(self, runner: Runner) -> None:
         self._require_grids(runner)
