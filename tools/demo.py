@@ -303,7 +303,7 @@ def packed_report(out: Path, float_size: int) -> str:
     """Size and speed of the packed file in a few lines. float_size: bytes of the float weights."""
     model = out / 'packed' / 'model.gguf'
     verified = (out / 'logs' / 'verify.log').read_text()
-    equal = re.search(r'^cpu: equal on (\d+) maps', verified, re.MULTILINE)[1]
+    equal = re.search(r'^PASS cpu: equal on (\d+) maps', verified, re.MULTILINE)[1]
     with (out / 'packed' / 'speed.csv').open() as file:
         times = {f'{row["contender"]} {row["precision"]}': row for row in csv.DictReader(file)}
     ours = times['bfcn 1-2']

@@ -17,6 +17,8 @@ from bfcn_kernels.records import encode
 from ..quantizers import ActivationQuantizer
 from .emit import Origin
 
+SCORE_ERROR = 1e-4  # of the largest score; float32 rounding stays below 1e-5
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -29,20 +31,29 @@ class Difference:
 @dataclass
 class Flips:
     """Counts over images for one map of the float model. codes: compared; end_to_end: that differ from
-    the integer run; local: that differ when the op reads the float model's own codes; error: largest
-    difference of scores."""
+    the integer run; local: that differ when the op reads the float model's own codes. Of scores, error:
+    the largest difference when the op reads the float model's own codes; largest: magnitude."""
 
     codes: int = 0
     end_to_end: int = 0
     local: int = 0
     error: float = 0.0
+    largest: float = 0.0
 
 
 @dataclass
 class FakeQuantReport:
-    """flips by op name; pixels compared and differing in their label; labels for mIoU of both."""
+    """flips by op name; pixels compared and differing in their label; labels for mIoU of both.
+
+    scores: of the head that were compared with what follows from the float model's own codes;
+    scores_differ: by more than SCORE_ERROR of the largest.
+    not_finite: maps of the float model (by module) and of the integer run that hold NaN or Inf.
+    """
 
     flips: dict[str, Flips] = field(default_factory=dict)
+    not_finite: list[str] = field(default_factory=list)
+    scores: int = 0
+    scores_differ: int = 0
     pixels: int = 0
     pixels_differ: int = 0
     fake_counts: np.ndarray | None = None  # (classes, classes), rows are the truth
@@ -117,14 +128,18 @@ def compare_fake_quant(
     batch = segmentor.data_preprocessor(batch, False)
     if tuple(batch['inputs'].shape[2:]) != image.shape[:2]:
         raise ValueError(
-            'the data_preprocessor pads images (test_cfg): a packed model takes them whole'
+            f'the data_preprocessor makes {tuple(batch["inputs"].shape[2:])} of an image of '
+            f'{image.shape[:2]}: a packed model takes images as they are'
         )
-    with torch.no_grad(), _watched(segmentor, origins) as seen:
+    with torch.no_grad(), _watched(segmentor, origins, report.not_finite) as seen:
         fake = segmentor.decode_head.forward(segmentor.extract_feat(batch['inputs']))
+    _note(report.not_finite, 'the scores of fake-quantized evaluation', fake)
     fake_maps = {name: _slice(seen, origin) for name, origin in origins.items()}
     integer_maps = oracle(graph, image)
-    _count_flips(report, graph, image, fake_maps, integer_maps)
+    own = _count_flips(report, graph, image, fake_maps, integer_maps)
+    _count_scores(report, fake[0].permute(1, 2, 0).cpu().numpy(), own[graph.logits])
     integer = torch.from_numpy(integer_maps[graph.logits]).permute(2, 0, 1)[None]
+    _note(report.not_finite, 'the scores of the integers', integer)
     _count_pixels(report, segmentor, fake, integer.to(fake), batch)
 
 
@@ -140,9 +155,10 @@ def _count_flips(
     image: np.ndarray,
     fake_maps: dict[str, np.ndarray],
     integer_maps: dict[str, np.ndarray],
-) -> None:
+) -> dict[str, np.ndarray]:
+    """Returns every value as the float model has it, or as it follows from that."""
     values, grids = graph.validate(), graph.shapes(*image.shape[:2])
-    own = {'image': image}  # each value as the float model has it, or follows from that
+    own = {'image': image}
     for op in graph.ops:
         sources = [(own[name], values[name]) for name in data_sources(op)]
         local = reference.run_op(op, sources, grids[op.name], fast.bit_conv_accumulate)
@@ -153,10 +169,18 @@ def _count_flips(
         flips = report.flips.setdefault(op.name, Flips())
         if values[op.name].kind == 'scores':
             flips.error = max(flips.error, float(np.abs(fake - local).max()))
+            flips.largest = max(flips.largest, float(np.abs(fake).max()))
             continue
         flips.codes += fake.size
         flips.local += int((fake != local).sum())
         flips.end_to_end += int((fake != integer_maps[op.name]).sum())
+    return own
+
+
+def _count_scores(report: FakeQuantReport, fake: np.ndarray, own: np.ndarray) -> None:
+    report.scores += fake.size
+    far = ~(np.abs(fake - own) <= SCORE_ERROR * np.abs(fake).max())
+    report.scores_differ += int(far.sum())
 
 
 def _count_pixels(
@@ -185,7 +209,9 @@ def _count_pixels(
 
 
 @contextmanager
-def _watched(segmentor: nn.Module, origins: dict[str, Origin]) -> Iterator[dict]:
+def _watched(
+    segmentor: nn.Module, origins: dict[str, Origin], not_finite: list[str]
+) -> Iterator[dict]:
     """Codes of quantizers and scores of layers by (module name, call), (h, w, channels), batch of 1."""
     seen: dict[str, list[np.ndarray]] = {}
     modules, hooks = dict(segmentor.named_modules()), []
@@ -193,6 +219,7 @@ def _watched(segmentor: nn.Module, origins: dict[str, Origin]) -> Iterator[dict]
     def watch(name: str) -> Callable:
         def hook(module: nn.Module, args: tuple, out: Tensor) -> None:
             codes = isinstance(module, ActivationQuantizer)
+            _note(not_finite, name, args[0] if codes else out)
             value = module.codes(args[0]) if codes else out
             array = value[0].permute(1, 2, 0).cpu().numpy()
             seen.setdefault(name, []).append(np.ascontiguousarray(array))
@@ -206,6 +233,11 @@ def _watched(segmentor: nn.Module, origins: dict[str, Origin]) -> Iterator[dict]
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _note(not_finite: list[str], name: str, values: Tensor) -> None:
+    if name not in not_finite and not torch.isfinite(values).all():
+        not_finite.append(name)
 
 
 def _slice(seen: dict, origin: Origin) -> np.ndarray:
