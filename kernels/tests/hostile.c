@@ -79,7 +79,7 @@ static int check(const struct verdict *want, bfcn_status status, bfcn_model *mod
 }
 
 static int check_file(const char *folder, const struct verdict *want) {
-  char path[512];
+  char path[1024];
   snprintf(path, sizeof path, "%s/%s", folder, want->file);
   bfcn_model *model = NULL;
   bfcn_status status = bfcn_model_load(path, &model);

@@ -145,22 +145,20 @@ def graphs():
     data = with_tensor('stem.B', dims=[7])
     yield case('a coefficient too few', data, GRAPH, "tensor 'stem.B' must be")
 
-    def grown(file: PackedFile, dims: list[int], size: int) -> None:
-        """The issue that 32 bits had: 4096 x 4096 x 256 weights a filter are 0 in 32 bits."""
-        del file.ops['labels']
-        file.conv('wide', (1, 256, 1, 0), [(2, 8, 1, 1, 2, 1)])
-        file.conv('huge', (1, 8, 1, 0), [(4, 256, 1, 1, 2, 1)])
-        file.ops['huge'][9:11] = 4096, 4096
+    def grown(file: PackedFile, kernel: list[int], dims: list[int], size: int) -> None:
+        """4096 x 4096 x 256 weights a filter are 0 in 32 bits, and 2^32 in 64."""
+        del file.ops['labels'], file.ops['scores']
+        wide = file.conv('wide', (1, 256, 1, 0), [(2, 8, 1, 1, 2, 1)])
+        huge = file.conv('huge', (1, 8, 1, 0), [(wide, 256, 1, 1, 2, 1)])
+        file.ops['huge'][9:11] = kernel
+        file.ops['huge'][13:15] = [side // 2 for side in kernel]  # the padding
         file.tensors['huge.weight'] = Tensor(dims, I64, bytes(size))
+        file.conv('end', (2, 2, 0, 0), [(huge, 8, 1, 1, 2, 1)])
 
-    data = with_change(lambda file: grown(file, [0, 1, 8], 0))
+    large, said = [4096, 4096], "tensor 'huge.weight' must be"
+    data = with_change(lambda file: grown(file, large, [0, 1, 8], 0))
     yield case('4096 x 4096 x 256 weights, in an empty tensor', data, FILE, 'must not be empty')
-    data = with_change(lambda file: grown(file, [1, 1, 8], 64))
-    yield case('4096 x 4096 x 256 weights, in 8 words', data, GRAPH, "tensor 'huge.weight' must be")
-    data = with_change(
-        lambda file: (
-            grown(file, [1, 1, 8], 64),
-            file.ops['huge'].__setitem__(slice(9, 11), (4096, 64)),
-        )
-    )
-    yield case('4096 x 64 x 256 weights, in 8 words', data, GRAPH, "tensor 'huge.weight' must be")
+    data = with_change(lambda file: grown(file, large, [1, 1, 8], 64))
+    yield case('4096 x 4096 x 256 weights, in 8 words', data, GRAPH, said)
+    data = with_change(lambda file: grown(file, [4096, 64], [1, 1, 8], 64))
+    yield case('4096 x 64 x 256 weights, in 8 words', data, GRAPH, said)
