@@ -180,6 +180,20 @@ def _same(net: _Lowering, node: fx.Node) -> object:
     return signal
 
 
+@handles(aten.copy_.default)
+def _copy(net: _Lowering, node: fx.Node) -> object:
+    """An in-place activation whose input is read again: the nodes that read it read this one."""
+    target, source = node.args[:2]
+    results = getattr(target.target, '_schema', None)
+    if results is not None and any(
+        r.alias_info and not r.alias_info.is_write for r in results.returns
+    ):
+        raise net.error(node, 'writes into a part of another map: write into a map of its own')
+    if net.captured.grids(target) != net.captured.grids(source):
+        raise net.error(node, 'writes a map over one of another size: use maps of one size')
+    return net.signals[source]
+
+
 @handles(aten.conv2d.default)
 def _conv(net: _Lowering, node: fx.Node) -> Linear:
     layer = net.arg(node, 1)

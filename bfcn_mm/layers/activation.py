@@ -188,7 +188,7 @@ def count_calls(caller: nn.Module, activation: QuantActivation) -> None:
 def _caller_class(kind: type) -> type:
     if kind not in _callers:
         members = {'__module__': kind.__module__, '__doc__': kind.__doc__}
-        _callers[kind] = type(kind.__name__, (CallsActivations, kind), members)
+        _callers[kind] = type(kind.__name__, (CallsActivations, kind, *kind.__bases__), members)
     return _callers[kind]
 
 

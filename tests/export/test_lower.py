@@ -9,6 +9,12 @@ from torch import nn
 from bfcn_kernels import ops
 from bfcn_mm.export import ExportError, pack
 
+
+def preact(m, x):
+    """As preactivated residual units: x is added after the activation that rectifies it in place."""
+    return m.d(m.r(x)) + x
+
+
 BODIES = {
     'average pooling': (Body(lambda m, x: m.c(F.avg_pool2d(x, 3, 2, 1)), c=conv()), ops.AvgPool),
     'average pooling, ceil': (
@@ -38,6 +44,10 @@ BODIES = {
     ),
     'batch norm over a sum': (
         Body(lambda m, x: m.r(m.n(m.c(x) + x)), c=conv(), n=nn.BatchNorm2d(8), r=nn.ReLU()),
+        None,
+    ),
+    'an input that an in-place activation has changed': (
+        Body(lambda m, x: m.s(preact(m, m.c(x))), c=conv(), r=nn.ReLU(True), d=conv(), s=nn.ReLU()),
         None,
     ),
     'group convolution': (Body(lambda m, x: m.r(m.c(x)), c=conv(groups=4), r=nn.ReLU()), None),
