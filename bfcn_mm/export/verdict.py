@@ -9,7 +9,7 @@ from .verify import SCORE_ERROR, FakeQuantReport
 
 # Percent. docs/export.md has the measurements that they come from.
 PIXELS = 1.0
-CODES = 0.1
+CODES = 0.05
 
 
 @dataclass(frozen=True)
