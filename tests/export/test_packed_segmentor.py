@@ -15,7 +15,7 @@ from mmseg.apis import inference_model, init_model
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
-from bfcn_kernels import write
+from bfcn_kernels import WorkError, write
 from bfcn_kernels.builder import random_image
 from bfcn_mm.export import TorchEngine, pack
 from bfcn_mm.export.torch_engine import interpolate
@@ -99,6 +99,17 @@ def test_flipped_copies_are_averaged(file):
         scores.append(full if flip == 1 else full.flip(2))
     expected = sum(s.softmax(0) for s in scores).argmax(0)
     assert (got.pred_sem_seg.data == expected).float().mean() > 0.999
+
+
+@pytest.mark.parametrize('engine', ['numpy', 'torch', 'cpu'])
+def test_what_the_file_may_take_is_passed_on(file, engine):
+    image = random_image(45, 70)
+    with pytest.raises(MemoryError, match='max_bytes is 5000000'):
+        built(file, engine=engine, max_bytes=5_000_000).test_step(data(random_image(900, 900)))
+    with pytest.raises(WorkError, match='max_ops is 1000:'):
+        built(file, engine=engine, max_ops=1000).test_step(data(image))
+    with pytest.raises(ValueError, match='max_ops must be None or an int'):
+        built(file, engine=engine, max_ops=0)
 
 
 def test_it_has_nothing_to_load(file):
