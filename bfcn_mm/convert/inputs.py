@@ -21,11 +21,12 @@ class Way:
     """One way to run a model.
 
     name: for messages. run(images): an iterator over outputs; the first are the network's, what follows
-    runs parts of it once more, as evaluation does.
+    runs parts of it once more, as evaluation does. complete: whether nothing else runs in that mode.
     """
 
     name: str
     run: Callable[[Tensor], Iterator[Any]]
+    complete: bool = True
 
 
 def image_shapes(model: nn.Module, config: Mapping | None = None) -> list[tuple[int, int, int]]:
@@ -84,7 +85,9 @@ def ways_to_train(model: nn.Module) -> list[Way]:
     """The losses of a segmentor, or at least all its heads."""
     if not _has_heads(model):
         return [Way('model(images)', lambda x: iter([model(x)]))]
-    forward = Way('decode_head.forward(features)', lambda x: itertools.islice(_heads(model, x), 1))
+    forward = Way(
+        'decode_head.forward(features)', lambda x: itertools.islice(_heads(model, x), 1), False
+    )
     if not hasattr(model, 'loss'):
         return [forward]
     return [Way('model.loss', lambda x: iter([model.loss(x, _samples(model, x))])), forward]

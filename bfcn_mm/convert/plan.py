@@ -163,7 +163,10 @@ def _bits_of(name: str, spec: QuantSpec, plan: Plan) -> Bits:
 
 
 def _stored_bits(spec: QuantSpec, seen: Observation, bits: dict[str, Bits]) -> dict[Place, int]:
-    """Of each place of an activation; one that is kept in float has one place of 32 bits."""
+    """Of each place of an activation; one that is kept in float has one place of 32 bits.
+
+    So has a place that only evaluation passes: nothing would set or train its grid.
+    """
     wanted: dict[Place, list[int]] = {}
     for name, reads in seen.layers.items():
         for origin in reads.inputs:
@@ -178,6 +181,7 @@ def _stored_bits(spec: QuantSpec, seen: Observation, bits: dict[str, Bits]) -> d
         default = spec.a if override is None else override.a
         for index in range(places.count):
             stored[name, index] = max(wanted.get((name, index), [default]))
+    stored.update(dict.fromkeys(seen.untrained, FLOAT))
     return stored
 
 

@@ -23,6 +23,8 @@ from .undisturbed import undisturbed
 from .watch import LayerReads, Seen, Target, watched
 
 _ENOUGH = 256 * 256  # pixels; of larger images a batch of one must do
+_TRIES = 4  # training passes, where layers are left out at random
+_ONLY_EVALUATED = 'only evaluation runs it: nothing would train it'
 
 
 @dataclass
@@ -31,15 +33,16 @@ class Observation:
 
     layers: by name, in order of execution; those that no forward reached are missing. places: of each
     activation. added: activations that are an operand of an addition. reread: those whose input is used
-    again, changed. last: layers that make the output. kept: layers and activations that cannot be
-    quantized -> why. shared: activations that one line calls in several modules. notes: what could not
-    be seen. shape: of the input that was run.
+    again, changed. untrained: those that only evaluation passes. last: layers that make the output.
+    kept: layers and activations that cannot be quantized -> why. shared: activations that one line calls
+    in several modules. notes: what could not be seen. shape: of the input that was run.
     """
 
     layers: dict[str, LayerReads]
     places: dict[str, Places]
     added: set[Place]
     reread: set[Place]
+    untrained: set[Place]
     last: set[str]
     kept: dict[str, str]
     shared: list[str]
@@ -71,14 +74,26 @@ def probe(
         evaluated, failures = _run(target, ways_to_evaluate(model), example, False)
         if evaluated is None:
             raise ValueError(f'quant: the model does not take the example: {"; ".join(failures)}')
-    trained, failures = _run(target, ways_to_train(model), for_training, True, evaluated.identities)
-    if trained is None:
-        evaluated.notes.append(
-            'the probe could not run the model in training mode, and has not seen what only training '
-            f'calls ({"; ".join(failures)})'
-        )
-    passes = [evaluated, trained] if trained else [evaluated]
+    passes = [evaluated, *_trained(target, for_training, evaluated)]
     return _merged(target, passes, tuple(example.shape))
+
+
+def _trained(target: Target, x: Tensor, evaluated: Seen) -> list[Seen]:
+    """Training passes: more than one where training seems to leave out something by chance."""
+    passes: list[Seen] = []
+    for seed in range(_TRIES):
+        ways = ways_to_train(target.model)
+        seen, failures = _run(target, ways, x, True, evaluated.identities, seed)
+        if seen is None:
+            evaluated.notes.append(
+                'the probe could not run the model in training mode, and has not seen what only training '
+                f'calls ({"; ".join(failures)})'
+            )
+            break
+        passes.append(seen)
+        if not _untrained([evaluated, *passes]):
+            break
+    return passes
 
 
 def _first_that_runs(target: Target, config: Mapping | None) -> tuple[Seen, tuple[int, ...]]:
@@ -100,16 +115,22 @@ def _first_that_runs(target: Target, config: Mapping | None) -> tuple[Seen, tupl
 
 
 def _run(
-    target: Target, ways: list[Way], x: Tensor, training: bool, identities: set[str] = frozenset()
+    target: Target,
+    ways: list[Way],
+    x: Tensor,
+    training: bool,
+    identities: set[str] = frozenset(),
+    seed: int = 0,
 ) -> tuple[Seen | None, list[str]]:
     """What the first way that works shows, and how the ones before it failed."""
     failures = []
     for way in ways:
         recorder = Recorder({name: target.modules[name] for name in target.layers})
-        seen = Seen(recorder)
+        seen = Seen(recorder, complete=way.complete)
         try:
             recorder.note(x, Origin(image=True))
-            with undisturbed(target.model, training), watched(target, seen, identities), recorder:
+            state = undisturbed(target.model, training, seed)
+            with state, watched(target, seen, identities), recorder:
                 outputs = way.run(x)
                 tensors = outputs_of(next(outputs))
                 recorder.use(t for t in tensors if t.numel() > 1)  # a loss may hold a penalty
@@ -138,10 +159,13 @@ def _in_short(error: Exception) -> str:
 
 def _merged(target: Target, passes: list[Seen], shape: tuple[int, ...]) -> Observation:
     runs = [run for seen in passes for run in seen.runs]
+    untrained = _untrained(passes)
     places: dict[str, Places] = {}
     kept: dict[str, str] = {}
     for name in target.activations:
         places[name], reason = settle(name, runs)
+        if not reason and all((name, site) in untrained for site in places[name].sites):
+            reason = _ONLY_EVALUATED
         if reason:
             kept[name] = reason
 
@@ -158,18 +182,36 @@ def _merged(target: Target, passes: list[Seen], shape: tuple[int, ...]) -> Obser
             layers.pop(name, None)
         elif name not in layers:
             kept[name] = 'no forward reaches it'
+        elif (name,) in untrained:
+            kept[name] = _ONLY_EVALUATED
+            layers.pop(name)
     only_trained = set(layers) - set(passes[0].layers)
     return Observation(
         layers,
         {name: found for name, found in places.items() if name not in kept},
         {place(call) for seen in passes for call in seen.recorder.added},
         {place(call) for seen in passes for call in seen.recorder.reread},
+        {
+            (name, index)
+            for name, found in places.items()
+            for site, indices in found.sites.items()
+            for index in indices
+            if (name, site) in untrained
+        },
         passes[0].last | (passes[-1].last & only_trained),
         kept,
         [name for name in target.activations if is_shared(name, runs)],
         [note for seen in passes for note in seen.notes],
         shape,
     )
+
+
+def _untrained(passes: list[Seen]) -> set[tuple]:
+    """What evaluation runs and training does not, as in Seen.calls()."""
+    evaluated, *trained = passes
+    if not trained or not all(seen.complete for seen in trained):
+        return set()
+    return evaluated.calls() - set().union(*(seen.calls() for seen in trained))
 
 
 def _reads(passes: list[Seen]) -> dict[str, LayerReads]:

@@ -15,7 +15,7 @@ _PLAIN = (int, float, bool, str, type(None))
 
 
 @contextmanager
-def undisturbed(model: nn.Module, training: bool) -> Iterator[None]:
+def undisturbed(model: nn.Module, training: bool, seed: int = 0) -> Iterator[None]:
     """In training or evaluation mode, without gradients, from seeded random numbers.
 
     Afterwards modes, parameters, buffers, requires_grad, numbers among the modules' attributes and all
@@ -37,7 +37,7 @@ def undisturbed(model: nn.Module, training: bool) -> Iterator[None]:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.training = False
     try:
-        with torch.no_grad(), _seeded(model):
+        with torch.no_grad(), _seeded(model, seed):
             yield
     finally:
         for module, values, (parameters, buffers) in zip(modules, plain, registered, strict=True):
@@ -52,14 +52,14 @@ def undisturbed(model: nn.Module, training: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _seeded(model: nn.Module) -> Iterator[None]:
+def _seeded(model: nn.Module, seed: int) -> Iterator[None]:
     devices = {p.device for p in model.parameters() if p.device.type == 'cuda'}
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         with torch.random.fork_rng(devices=list(devices)):
-            torch.manual_seed(0)
-            random.seed(0)
-            np.random.seed(0)  # noqa: NPY002
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
             yield
     finally:
         random.setstate(states[0])

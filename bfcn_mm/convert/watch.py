@@ -40,7 +40,8 @@ class Seen:
 
     runs: forwards of modules in the order in which they began, the first that of none. layers: in order
     of execution. last: layers that make the output. identities: modules that always returned their input.
-    notes: what could not be run. counting: whether MACs are counted now.
+    notes: what could not be run. complete: whether nothing else runs in this mode. counting: whether
+    MACs are counted now.
     """
 
     recorder: Recorder
@@ -49,7 +50,13 @@ class Seen:
     last: set[str] = field(default_factory=set)
     identities: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
+    complete: bool = True
     counting: bool = True
+
+    def calls(self) -> set[tuple]:
+        """Layers that ran, and (activation, line that called it)."""
+        sites = {(a, site) for run in self.runs for a, found in run.sites.items() for site in found}
+        return sites | {(name,) for name in self.layers}
 
 
 @contextmanager

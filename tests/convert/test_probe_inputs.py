@@ -185,6 +185,36 @@ def test_what_only_the_loss_runs_is_quantized_and_what_nothing_runs_is_not():
     model.eval().predict(x)
 
 
+class EvaluatedOnly(nn.Module):
+    """A branch that only evaluation runs; a residual branch that training leaves out at random."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.relu = nn.Conv2d(3, 8, 1), nn.ReLU()
+        self.body, self.more, self.last = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        y = self.relu(self.stem(x))
+        if not self.training or torch.rand(1) < 0.5:
+            y = y + self.body(y)
+        if not self.training:
+            y = self.act(self.more(self.relu(y) * 2))
+        return self.last(y)
+
+
+def test_what_only_evaluation_runs_stays_in_float():
+    model = quantize_(EvaluatedOnly(), w=2, a=2)
+    reason = 'only evaluation runs it: nothing would train it'
+    assert model.quant_plan.kept == {'more': reason, 'act': reason}
+    assert list(model.quant_plan.layers) == ['stem', 'body', 'last']
+    assert [q is None for q in model.relu.quants] == [False, True]
+    assert model.last.input_quant is not None
+    calibrate(model.train(), [torch.randn(2, 3, 16, 16)])
+    assert all(q.initialized for n, q in quantizers(model) if 'weight' not in n)
+    model.eval()(torch.randn(2, 3, 16, 16))
+
+
 def test_a_training_forward_that_fails_is_a_note_in_the_summary():
     class Labels(nn.Module):
         def __init__(self):
