@@ -21,6 +21,7 @@ from bfcn_kernels.conv import BitConv, Term
 from bfcn_kernels.graph import data_sources
 from bfcn_kernels.image import check_image
 from bfcn_kernels.lifecycle import Closable
+from bfcn_kernels.limits import READING, Limits
 from bfcn_kernels.values import Grid, Value
 
 
@@ -28,10 +29,19 @@ class TorchEngine(Closable):
     """An engine as in `bfcn_kernels.load`, from a file, a Model or a Graph.
 
     engine(image) takes and gives numpy arrays like every engine; run(images) is batched and in torch.
+    Limits as in `bfcn_kernels.load`; on a GPU, half of its free memory is the default of max_bytes.
     """
 
-    def __init__(self, model: str | Path | Model | Graph, device: str | torch.device | None = None):
+    def __init__(
+        self,
+        model: str | Path | Model | Graph,
+        device: str | torch.device | None = None,
+        max_bytes: int | None = None,
+        max_ops: int | None = None,
+    ):
+        self.limits = Limits(max_bytes, max_ops)
         if isinstance(model, str | Path):
+            self.limits.check_file(model, times=READING)
             model = read(model)
         self.graph = model if isinstance(model, Graph) else model.graph
         self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
@@ -64,7 +74,9 @@ class TorchEngine(Closable):
             raise ValueError(
                 f'images must be uint8 (n, 3, h, w) RGB, got {images.dtype} {tuple(images.shape)}'
             )
-        grids = self.graph.shapes(*images.shape[2:])
+        batch, _, height, width = images.shape
+        self.limits.check_image(self.graph, height, width, batch, _free_bytes(self.device))
+        grids = self.graph.shapes(height, width)
         maps, kept = {'image': images.to(self.device)}, {}
         self.profile, self.peak_bytes = [], 0
         with _plain_sums():
@@ -111,6 +123,11 @@ class TorchEngine(Closable):
             term.dilation,
             term.groups,
         )
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    """Of a GPU; None for the memory of this machine."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == 'cuda' else None
 
 
 def interpolate(x: Tensor, grid: Grid, mode: str) -> Tensor:

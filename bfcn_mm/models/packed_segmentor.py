@@ -26,6 +26,7 @@ class PackedSegmentor(BaseSegmentor):
         engine: 'numpy', 'torch' (a GPU if there is one), 'cpu' or 'triton'.
         threads: of the 'cpu' engine.
         one_bit: with 'triton', layers of few bits run on one-bit tensor cores.
+        max_bytes, max_ops: what the file may make the engine take, as in `bfcn_kernels.load`.
         data_preprocessor: the float model's, which mmengine hands over; only read for padding.
         train_cfg, pretrained: set by mmseg.apis.init_model, and without effect.
 
@@ -40,6 +41,8 @@ class PackedSegmentor(BaseSegmentor):
         engine: str = 'cpu',
         threads: int = 1,
         one_bit: bool = False,
+        max_bytes: int | None = None,
+        max_ops: int | None = None,
         data_preprocessor: dict | None = None,
         test_cfg: dict | None = None,
         train_cfg: dict | None = None,
@@ -52,7 +55,9 @@ class PackedSegmentor(BaseSegmentor):
                 f'a packed model takes images without padding, got test_cfg={padding!r}'
             )
         super().__init__(data_preprocessor=dict(type='SegDataPreProcessor', bgr_to_rgb=True))
-        self.file, self.engine = _resolve(file), _load(file, engine, threads, one_bit)
+        self.file = _resolve(file)
+        limits = dict(max_bytes=max_bytes, max_ops=max_ops)
+        self.engine = _load(file, engine, threads, one_bit, limits)
         self.mode, metadata = _describe(self.file)
         self.align_corners = self.mode == 'align_corners'
         self.dataset_meta = dict(classes=metadata.classes, palette=metadata.palette)
@@ -103,7 +108,7 @@ def _resolve(file: str) -> str:
     return str(zoo.resolve(file))
 
 
-def _load(file: str, engine: str, threads: int, one_bit: bool) -> object:
+def _load(file: str, engine: str, threads: int, one_bit: bool, limits: dict) -> object:
     if engine not in ENGINES:
         raise ValueError(f'engine must be one of {ENGINES}, got {engine!r}')
     if engine == 'torch':
@@ -111,10 +116,10 @@ def _load(file: str, engine: str, threads: int, one_bit: bool) -> object:
             raise ValueError("one_bit=True is for engine='triton', got engine='torch'")
         from ..export.torch_engine import TorchEngine
 
-        return TorchEngine(_resolve(file))
+        return TorchEngine(_resolve(file), **limits)
     import bfcn_kernels
 
-    return bfcn_kernels.load(file, engine, threads, one_bit)
+    return bfcn_kernels.load(file, engine, threads, one_bit, **limits)
 
 
 def _describe(file: str) -> tuple[str, object]:

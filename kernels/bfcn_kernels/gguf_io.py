@@ -33,7 +33,11 @@ KEYS = {
 
 @dataclass(frozen=True)
 class Metadata:
-    """What travels with a model beside its graph; all optional. Raises FileError where it contradicts itself."""
+    """What travels with a model beside its graph; all optional.
+
+    Raises FileError for more or fewer colours than classes, mean or std of other than 3 numbers, and
+    NUL in text.
+    """
 
     name: str = ''
     classes: tuple[str, ...] = ()

@@ -9,7 +9,14 @@ from bfcn_kernels.conv import BitConv
 from bfcn_kernels.ops import Add, ArgMax, Mask, Op, Resize
 from bfcn_kernels.packing import words_per_plane
 from bfcn_kernels.values import (
-    IMAGE, MAX_SIDE, MAX_SUMMANDS, GraphError, Grid, Value, require, within,
+    IMAGE,
+    MAX_SIDE,
+    MAX_SUMMANDS,
+    GraphError,
+    Grid,
+    Value,
+    require,
+    within,
 )  # fmt: skip
 
 MAX_OPS = 4096
@@ -99,7 +106,6 @@ class Graph:
         """Name of the scores that argmax reads, or of the last value where there is no argmax."""
         last = self.ops[-1]
         return last.source if isinstance(last, ArgMax) else last.name
-
 
     def _check_uses(self) -> None:
         read = {source for op in self.ops for source in op.sources}

@@ -5,19 +5,19 @@ Every engine refuses an image that would take more than its limits.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bfcn_kernels import ops
 from bfcn_kernels.conv import BitConv, Term
 from bfcn_kernels.files import file_bytes
-from bfcn_kernels.graph import Graph, data_sources
+from bfcn_kernels.graph import Graph
 from bfcn_kernels.values import Grid, Value
 
 DEFAULT_MAX_OPS = 2**44
 STEP = 64  # operations that a step of anything but a product counts: products are many a cycle
-# Bytes that reading takes, in sizes of the file: its own, a code a byte where the file has a bit, and as much
-# again while one tensor is unpacked.
+# Bytes that reading takes, in sizes of the file: its own, a code a byte where the file has a bit, and
+# as much again while one tensor is unpacked.
 READING = 18
 
 
@@ -27,11 +27,15 @@ class WorkError(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """max_bytes: of all that a model makes an engine allocate; None: half of what is free now.
-    max_ops: operations an image, as docs/format.md counts them; None: 2**44. Raises ValueError."""
+    """Of one engine.
+
+    max_bytes: of all that a model makes the engine allocate; None: half of what is free now.
+    max_ops: operations an image, as docs/format.md counts them; None: 2**44. Raises ValueError.
+    """
 
     max_bytes: int | None = None
     max_ops: int | None = None
+    _known: dict[Grid, tuple] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ('max_bytes', 'max_ops'):
@@ -40,8 +44,8 @@ class Limits:
                 raise ValueError(f'{name} must be None or an int in 1..2**63 - 1, got {value!r}')
 
     def check_file(self, path: str | Path, times: int = 1) -> None:
-        """Raise MemoryError if `times` the size of a file is too much; OSError or FileError without one."""
-        self._check_bytes(times * file_bytes(path), free_bytes(), f'{path}: reading the file takes')
+        """Raise MemoryError if `times` a file's size is too much, FileError without a file."""
+        self.check_bytes(times * file_bytes(path), f'{path}: reading the file takes')
 
     def check_image(
         self, graph: Graph, height: int, width: int, batch: int = 1, free: int | None = None
@@ -51,14 +55,15 @@ class Limits:
         free: bytes of the device's memory; None: of this machine's.
         """
         self.check_work(graph, height, width)
-        needed = batch * map_bytes(graph, height, width) + weight_bytes(graph)
-        free = free_bytes() if free is None else free
-        self._check_bytes(needed, free, f'an image of {height} x {width} takes up to')
+        *_, each, weights = self._needs(graph, height, width)
+        images = f'{batch} images' if batch > 1 else 'an image'
+        self.check_bytes(batch * each + weights, f'{images} of {height} x {width}: up to', free)
 
     def check_work(self, graph: Graph, height: int, width: int) -> None:
         """Raise WorkError if an image takes too many operations, GraphError for a bad size."""
-        total, limit = 0, DEFAULT_MAX_OPS if self.max_ops is None else self.max_ops
-        for name, count in operations(graph, height, width).items():
+        limit = DEFAULT_MAX_OPS if self.max_ops is None else self.max_ops
+        total = 0
+        for name, count in self._needs(graph, height, width)[0]:
             total += count
             if total > limit:
                 raise WorkError(
@@ -66,13 +71,26 @@ class Limits:
                     f'max_ops is {limit}: take a smaller image, or a larger max_ops for a file you trust'
                 )
 
-    def _check_bytes(self, needed: int, free: int, what: str) -> None:
-        limit = free // 2 if self.max_bytes is None else self.max_bytes
+    def check_bytes(self, needed: int, what: str, free: int | None = None) -> None:
+        """Raise MemoryError where `what` needs too many bytes; free: of a GPU, None: of this machine."""
+        limit = self.max_bytes
+        if limit is None:
+            limit = (free_bytes() if free is None else free) // 2
         if needed > limit:
             raise MemoryError(
                 f'{what} {needed} bytes, max_bytes is {limit}: take a smaller image, more memory, or a '
                 'larger max_bytes for a file you trust'
             )
+
+    def _needs(
+        self, graph: Graph, height: int, width: int
+    ) -> tuple[list[tuple[str, int]], int, int]:
+        """Operations by layer, bytes of maps and of weights: worked out once a size."""
+        if (height, width) not in self._known:
+            work = list(operations(graph, height, width).items())
+            needs = work, map_bytes(graph, height, width), weight_bytes(graph)
+            self._known[height, width] = needs
+        return self._known[height, width]
 
 
 def operations(graph: Graph, height: int, width: int) -> dict[str, int]:
@@ -91,7 +109,9 @@ def _operations(op: ops.Op, values: dict[str, Value], grids: dict[str, Grid]) ->
         case ops.MaxPool() | ops.AvgPool():
             return STEP * h * w * channels * min(op.kernel[0], in_h) * min(op.kernel[1], in_w)
         case ops.AdaptiveAvgPool():
-            return STEP * channels * (in_h + h) * (in_w + w)  # neighbouring bins share a row or none
+            return (
+                STEP * channels * (in_h + h) * (in_w + w)
+            )  # neighbouring bins share a row or none
     return STEP * h * w * channels
 
 
@@ -110,31 +130,44 @@ def weight_bytes(graph: Graph) -> int:
     """Bytes of all weights as codes of a byte each, and of their coefficients."""
     convs = [op for op in graph.ops if isinstance(op, BitConv)]
     terms = [term for op in convs for term in op.terms]
-    return sum(t.weight.nbytes + t.scale.nbytes for t in terms) + sum(op.bias.nbytes for op in convs)
+    return sum(t.weight.nbytes + t.scale.nbytes for t in terms) + sum(
+        op.bias.nbytes for op in convs
+    )
 
 
 def _array_bytes(value: Value, grid: Grid) -> int:
-    return grid[0] * grid[1] * {'scores': 4 * value.channels, 'codes': value.channels}.get(value.kind, 1)
+    return (
+        grid[0]
+        * grid[1]
+        * {'scores': 4 * value.channels, 'codes': value.channels}.get(value.kind, 1)
+    )
 
 
 def _temporary_bytes(op: ops.Op, values: dict[str, Value], grids: dict[str, Grid]) -> int:
-    """Of float64 and int64 copies: of a term's padded source, taps, weights and sums; of interpolated rows."""
+    """Of copies on the way: sums, padded sources and taps of convolutions, rows of interpolations."""
     (h, w), channels = grids[op.name], values[op.name].channels
     if isinstance(op, BitConv):
-        sums = 32 * h * w * channels * len(op.terms)
-        return sums + max(_term_bytes(t, values[t.source], grids[t.source], h * w) for t in op.terms)
-    source = max(grids[name][0] * grids[name][1] for name in data_sources(op))
-    rows = grids[op.sources[0]][0] * w  # interpolated along x
-    return 512 * h * w + 40 * channels * max(h * w, source, rows)
+        sums = 8 * h * w * channels * len(op.terms)
+        return sums + max(
+            _term_bytes(t, values[t.source], grids[t.source], h * w) for t in op.terms
+        )
+    if isinstance(op, ops.AvgPool | ops.AdaptiveAvgPool | ops.MaxPool):
+        return (512 + 48 * channels) * h * w
+    if isinstance(op, ops.Resize | ops.ArgMax):
+        rows, source = grids[op.source][0] * w, grids[op.source][0] * grids[op.source][1]
+        return channels * (24 * h * w + 24 * rows + 12 * source) + 64 * (h + w)
+    return (16 + 8 * channels) * h * w
 
 
 def _term_bytes(term: Term, source: Value, grid: Grid, pixels: int) -> int:
+    size = 4 if term.bound(source) <= 2**24 else 8  # of the numbers that are multiplied
     padded = (grid[0] + 2 * term.padding[0]) * (grid[1] + 2 * term.padding[1])
-    return (24 * padded + 16 * pixels) * source.channels + 24 * term.weight.size
+    inputs = (3 * padded + pixels) * source.channels * size
+    return inputs + (3 * size + 8) * pixels * len(term.weight) + (8 + 2 * size) * term.weight.size
 
 
 def free_bytes() -> int:
-    """Memory that is free now, what the system would give back included; a container's own limit counts."""
+    """Memory that can be had now without swapping, within a container's own limit."""
     free = _meminfo()
     root = Path('/sys/fs/cgroup')
     for most, used, folder in (

@@ -13,7 +13,9 @@ MAX_CHANNELS = 65536
 MAX_EXTENT = 4096  # kernel, stride, dilation, padding
 MAX_COEFFICIENT = 2.0**60
 MAX_ACCUMULATOR = 2**31 - 2
-MAX_SUMMANDS = 2**20  # convolutions' outputs in one score: each is below 2**96, so none gets infinite
+MAX_SUMMANDS = (
+    2**20
+)  # convolutions' outputs in one score: each is below 2**96, so none gets infinite
 
 
 class GraphError(ValueError):

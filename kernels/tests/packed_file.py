@@ -1,4 +1,4 @@
-"""Packed model files built word by word, by the standard library alone, so that each rule can be broken."""
+"""Packed model files written word by word, so that each rule can be broken; standard library alone."""
 
 import random
 import struct
@@ -58,7 +58,9 @@ class PackedFile:
         self.ops[name] = [opcode, 6 + len(body), *out, *body]
         return len(self.ops)
 
-    def conv(self, name: str, out: tuple, terms: list[tuple], residuals: tuple[int, ...] = ()) -> int:
+    def conv(
+        self, name: str, out: tuple, terms: list[tuple], residuals: tuple[int, ...] = ()
+    ) -> int:
         """terms: (source, its channels, kernel, weight bits, form, groups); padded to keep the size."""
         rng, body, channels = random.Random(name), [len(terms), len(residuals)], out[1]
         for index, (source, given, kernel, bits, form, groups) in enumerate(terms):
@@ -101,7 +103,9 @@ class PackedFile:
             for given, true in zip(self.counts, (len(tensors), len(keys)), strict=True)
         ]
         out = self.magic + struct.pack('<IQQ', self.version, *counts)
-        out += b''.join(string(name) + struct.pack('<I', kind) + value for name, kind, value in keys)
+        out += b''.join(
+            string(name) + struct.pack('<I', kind) + value for name, kind, value in keys
+        )
         out += b''.join(reversed(infos) if self.backwards else infos)
         return out + b'\0' * (-len(out) % self.alignment) + data
 

@@ -1,4 +1,4 @@
-"""Every reader gives each hostile file the one verdict of the table; the table in the docs is this one."""
+"""Every reader gives each hostile file the verdict of the table, which is also that of the docs."""
 
 import random
 import struct
@@ -12,7 +12,8 @@ from bfcn_kernels import FileError, GraphError, WorkError, load
 from bfcn_kernels.cpu import Engine, isas
 
 sys.path.insert(0, str(Path(__file__).parent))
-from hostile import ACCEPTED, FILE, GRAPH, MEMORY, SHAPE, SIDE, WORK, all_files, table
+from hostile import all_files, table
+from hostile_case import ACCEPTED, FILE, GRAPH, MEMORY, SHAPE, SIDE, WORK
 from packed_file import every_op, tiny
 
 PAGE = Path(__file__).parents[2] / 'docs/hostile_files.md'
@@ -46,14 +47,18 @@ def test_every_file_gets_its_verdict(tmp_path, engine):
     for file in FILES:
         verdict, message, _ = outcome(file.data, tmp_path / 'm.gguf', engine)
         if verdict != file.verdict or file.says not in message:
-            wrong.append(f'{file.title}: {verdict} {message!r}, must be {file.verdict} {file.says!r}')
+            wrong.append(
+                f'{file.title}: {verdict} {message!r}, must be {file.verdict} {file.says!r}'
+            )
     assert not wrong, '\n'.join(wrong)
 
 
 def test_what_both_accept_gives_the_same_labels(tmp_path):
     for file in FILES:
         if file.verdict == ACCEPTED:
-            results = [outcome(file.data, tmp_path / 'm.gguf', name)[2] for name in ('numpy', 'cpu')]
+            results = [
+                outcome(file.data, tmp_path / 'm.gguf', name)[2] for name in ('numpy', 'cpu')
+            ]
             np.testing.assert_array_equal(*results, err_msg=file.title)
 
 
@@ -114,5 +119,3 @@ def test_titles_are_distinct():
 def test_the_page_shows_this_table():
     """To write it again: python kernels/tests/hostile.py --page docs/hostile_files.md"""
     assert table() in PAGE.read_text(encoding='utf-8')
-
-

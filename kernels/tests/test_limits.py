@@ -38,13 +38,15 @@ def test_every_engine_counts_the_same_operations(tmp_path, engine):
         for height, width in SIZES[:2]:
             total = sum(operations(graph, height, width).values())
             image = random_image(height, width)
-            with pytest.raises(WorkError, match=rf'at least {total} operations, max_ops is {total - 1}:'):
+            with pytest.raises(
+                WorkError, match=rf'at least {total} operations, max_ops is {total - 1}:'
+            ):
                 load(path, engine, max_ops=total - 1)(image)
             load(path, engine, max_ops=total)(image)
 
 
 def test_operations_are_those_of_the_page():
-    """A product counts 1, a step of anything else 64: of 3 x 3 x 4 with a residual, 36 + 2 * 64 an output."""
+    """A product counts 1, another step 64: 3 x 3 x 4 products and a residual are 36 + 2 * 64."""
     net = Builder(0, (6, 5))
     net.image_codes('pixels')
     net.conv('a', [net.term('pixels', 4, 3)], 2)
@@ -74,9 +76,13 @@ def test_c_counts_activations_weights_and_the_model(toy_file):
     engine(random_image(24, 36))
     assert total > engine.peak_bytes + engine.weight_bytes(24, 36) + toy_file.stat().st_size
     assert Engine(toy_file, max_bytes=total)(random_image(24, 36)).shape == (24, 36)
-    with pytest.raises(MemoryError, match=rf'takes at least {total} bytes .* max_bytes is {total - 1}:'):
+    with pytest.raises(
+        MemoryError, match=rf'takes at least {total} bytes .* max_bytes is {total - 1}:'
+    ):
         Engine(toy_file, max_bytes=total - 1)(random_image(24, 36))
-    with pytest.raises(MemoryError, match=r'\(maps and scratch \d+, weights .* take a smaller image'):
+    with pytest.raises(
+        MemoryError, match=r'\(maps and scratch \d+, weights .* take a smaller image'
+    ):
         Engine(toy_file, max_ops=2**60).ops(32768, 32768)
 
 
@@ -99,7 +105,9 @@ def test_weights_count_though_maps_are_small(tmp_path):
 
 @pytest.mark.parametrize('engine', ['numpy', 'cpu'])
 def test_a_file_larger_than_the_limit_is_not_read(toy_file, engine):
-    with pytest.raises(MemoryError, match=r'toy\.gguf: reading the file takes .* max_bytes is 20000'):
+    with pytest.raises(
+        MemoryError, match=r'toy\.gguf: reading the file takes .* max_bytes is 20000'
+    ):
         load(toy_file, engine, max_bytes=20000)
 
 
@@ -109,7 +117,9 @@ def test_by_default_half_of_the_free_memory_is_the_limit(toy_file, monkeypatch):
     monkeypatch.setattr(limits, 'free_bytes', lambda: 2 * needed)
     engine(random_image(24, 36))
     monkeypatch.setattr(limits, 'free_bytes', lambda: 2 * needed - 2)
-    with pytest.raises(MemoryError, match=rf'up to {needed} bytes, max_bytes is {needed - 1}'):
+    with pytest.raises(
+        MemoryError, match=rf'24 x 36: up to {needed} bytes, max_bytes is {needed - 1}'
+    ):
         engine(random_image(24, 36))
 
 

@@ -77,3 +77,10 @@ def current(device):
     import torch
 
     return torch.cuda.device(device) if device.type == 'cuda' else nullcontext()
+
+
+def free_bytes(device) -> int | None:
+    """Of a GPU's memory; None for that of this machine."""
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0] if device.type == 'cuda' else None

@@ -11,6 +11,7 @@ import torch
 from bfcn_kernels import Graph, Model, read
 from bfcn_kernels.image import check_image
 from bfcn_kernels.lifecycle import Closable
+from bfcn_kernels.limits import READING, Limits
 from bfcn_kernels.triton.codes import Map, to_codes
 from bfcn_kernels.triton.device import check_one_bit, pick_device
 from bfcn_kernels.triton.plan import Network, Plan
@@ -25,6 +26,7 @@ class Engine(Closable):
     GPU, a CUDA graph of the whole network; `profile` then tells of each step run by itself.
     threads is accepted as by every engine, and has no effect. one_bit: layers that plane_conv serves run
     on one-bit tensor cores, compiled by NVRTC; `one_bit_layers` names them.
+    Limits as in `bfcn_kernels.load`; on a GPU, half of its free memory is the default of max_bytes.
     Raises RuntimeError without a GPU (see docs/gpu.md), FileError or GraphError for a bad file.
     """
 
@@ -34,11 +36,15 @@ class Engine(Closable):
         threads: int = 1,
         device: str | torch.device | None = None,
         one_bit: bool = False,
+        max_bytes: int | None = None,
+        max_ops: int | None = None,
     ):
+        self.limits = Limits(max_bytes, max_ops)
         self.device = pick_device(device)
         if one_bit:
             check_one_bit(self.device)
         if isinstance(model, str | Path):
+            self.limits.check_file(model, times=READING)
             model = read(model)
         self.graph = model if isinstance(model, Graph) else model.graph
         self.network = Network(self.graph, self.device, one_bit)
@@ -49,7 +55,8 @@ class Engine(Closable):
     def __reduce__(self) -> tuple:
         """A copy plans and captures for itself."""
         self._check_open()
-        return type(self), (self.graph, 1, self.device, self._one_bit)
+        limits = (self.limits.max_bytes, self.limits.max_ops)
+        return type(self), (self.graph, 1, self.device, self._one_bit, *limits)
 
     def _release(self) -> None:
         self._plans.clear()
@@ -107,9 +114,10 @@ class Engine(Closable):
         self._check_open()
         key = batch, height, width, traced
         if key not in self._plans:
+            self.limits.check_work(self.graph, height, width)
             while len(self._plans) >= _PLANS_KEPT:
                 self._plans.pop(next(iter(self._plans)))
-            self._plans[key] = Plan(self.network, *key)
+            self._plans[key] = Plan(self.network, *key, limits=self.limits)
         return self._plans[key]
 
     def _run(self, images: torch.Tensor) -> Plan:

@@ -12,13 +12,14 @@ import torch
 from bfcn_kernels import ops
 from bfcn_kernels.conv import BitConv
 from bfcn_kernels.graph import Graph, data_sources, named_layer
+from bfcn_kernels.limits import Limits, weight_bytes
 from bfcn_kernels.triton import tuning
 from bfcn_kernels.triton.arena import Life, place
 from bfcn_kernels.triton.argmax import ArgMax
 from bfcn_kernels.triton.bit_conv import Config, PackedConv
 from bfcn_kernels.triton.codes import Map, form_of, storage
 from bfcn_kernels.triton.concat import Concat
-from bfcn_kernels.triton.device import current
+from bfcn_kernels.triton.device import current, free_bytes
 from bfcn_kernels.triton.image_codes import ImageCodes
 from bfcn_kernels.triton.mask import Mask
 from bfcn_kernels.triton.max_pool import MaxPool
@@ -143,11 +144,20 @@ class Network:
 class Plan:
     """Runs a network on (batch, height, width); `maps` hold values until the next run.
 
-    traced: every op by itself, so that trace() can show each value. peak_bytes: of the arena.
+    traced: every op by itself, so that trace() can show each value. peak_bytes: of the arena. Raises
+    MemoryError for an arena and weights of more bytes than limits allow.
     """
 
-    def __init__(self, network: Network, batch: int, height: int, width: int, traced: bool = False):
-        self.network, self.device = network, network.device
+    def __init__(
+        self,
+        network: Network,
+        batch: int,
+        height: int,
+        width: int,
+        traced: bool = False,
+        limits: Limits | None = None,
+    ):
+        self.network, self.device, self.limits = network, network.device, limits or Limits()
         self.batch = batch
         self.grids = network.graph.shapes(height, width)
         self.schedule = network.steps(fused=not traced)
@@ -224,6 +234,9 @@ class Plan:
                 needs.append((index, *step.kernel.scratch(self._pixels(name)), index, index))
         lives = [Life(math.prod(s) * d.itemsize, birth, end) for _, s, d, birth, end in needs]
         offsets, self.peak_bytes = place(lives)
+        needed = self.peak_bytes + weight_bytes(self.network.graph)
+        what = f'{self.batch} images of {self.grids["image"]} take'
+        self.limits.check_bytes(needed, what, free_bytes(self.device))
         pixels = self._pixels('image')
         try:
             arena = torch.empty(self.peak_bytes, dtype=torch.uint8, device=self.device)

@@ -1,4 +1,5 @@
 #include "arena.h"
+#include "guard.h"
 #include "limits.h"
 #include "status.h"
 
@@ -124,11 +125,11 @@ static bfcn_status list_blocks(struct bfcn_session *s, const uint64_t *scratch,
     if (slot->place_of) {
       if (blocks[slot->place_of].last < slot->last) blocks[slot->place_of].last = slot->last;
     } else if (!slot->streamed_to) {
-      blocks[v] = (struct block){.bytes = slot->bytes, .first = slot->first, .last = slot->last};
+      blocks[v] = (struct block){slot->bytes + REDZONE, .first = slot->first, .last = slot->last};
     }
   }
   for (unsigned i = 0; i < count; i++) {
-    const uint64_t room = scratch[i] ? (scratch[i] + SCRATCH_SLACK + 63) / 64 * 64 : 0;
+    const uint64_t room = scratch[i] ? (scratch[i] + SCRATCH_SLACK + 63) / 64 * 64 + REDZONE : 0;
     if (!addressable(room) || !addressable(bfcn_times(room, s->threads)))
       return too_large(&s->model->ops[i], "scratch", room);
     s->rooms[i].bytes = (size_t)room;

@@ -316,6 +316,7 @@ static void run_task(void *context, size_t index, unsigned thread) {
   const struct conv *conv = shared->conv;
   struct task task = *shared;
   task.scratch += thread * task.s->scratch_bytes;
+  bfcn_guard_scratch(conv, task.scratch);
   task.row = (unsigned)(index / conv->lane_tasks) * conv->task_rows;
   task.row_end = task.row + conv->task_rows;
   if (task.row_end > conv->grid.height) task.row_end = conv->grid.height;

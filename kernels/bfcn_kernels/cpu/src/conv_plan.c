@@ -177,9 +177,16 @@ static void plan_slots(const struct conv *conv, struct conv_term *t) {
   t->slots = (unsigned)(least < height ? least : height);
 }
 
-static size_t take(uint64_t *at, uint64_t bytes) {
+/* The next part of a thread's scratch. */
+static size_t take(struct conv *conv, uint64_t *at, uint64_t bytes) {
   const size_t taken = (size_t)*at;
   *at += (bytes + 63) / 64 * 64;
+#if defined(BFCN_GUARDED) /* after what vector loads may touch */
+  conv->redzone_at[conv->redzones++] = (size_t)*at + SCRATCH_SLACK;
+  *at += SCRATCH_SLACK + REDZONE;
+#else
+  (void)conv;
+#endif
   return taken;
 }
 
@@ -187,19 +194,22 @@ static size_t take(uint64_t *at, uint64_t bytes) {
 static uint64_t lay_out_scratch(struct conv *conv) {
   uint64_t at = 0;
   const uint64_t pixels = conv->block_pixels + TILE_PIXELS;
+#if defined(BFCN_GUARDED)
+  conv->redzones = 0;
+#endif
   for (unsigned i = 0; i < conv->op->term_count; i++) {
     struct conv_term *t = &conv->terms[i];
     plan_slots(conv, t);
     const uint64_t rows = t->slots + (t->term->window.ph > 0);
     const uint64_t width = t->grid.width + 2ull * t->term->window.pw;
-    t->rows_at = take(&at, t->row_bytes * rows);
-    t->row_sums_at = take(&at, t->box_scale ? rows * width * sizeof(int32_t) : 0);
-    t->pixels_at = take(&at, t->rows * pixels * sizeof(void *));
-    t->slots_at = take(&at, (t->grid.height + 1ul) * sizeof(int32_t));
-    t->box_at = take(&at, conv->block_pixels * sizeof(int32_t));
-    t->windows_at = take(&at, (uint64_t)conv->block_pixels * t->window_bytes);
-    t->sums_at = take(&at, pixels * conv->block_lanes * t->kernel->sum_bits / 8);
-    t->room_at = take(&at, t->room_bytes);
+    t->rows_at = take(conv, &at, t->row_bytes * rows);
+    t->row_sums_at = take(conv, &at, t->box_scale ? rows * width * sizeof(int32_t) : 0);
+    t->pixels_at = take(conv, &at, t->rows * pixels * sizeof(void *));
+    t->slots_at = take(conv, &at, (t->grid.height + 1ul) * sizeof(int32_t));
+    t->box_at = take(conv, &at, conv->block_pixels * sizeof(int32_t));
+    t->windows_at = take(conv, &at, (uint64_t)conv->block_pixels * t->window_bytes);
+    t->sums_at = take(conv, &at, pixels * conv->block_lanes * t->kernel->sum_bits / 8);
+    t->room_at = take(conv, &at, t->room_bytes);
   }
   return at;
 }

@@ -3,6 +3,7 @@
 #define BFCN_CONV_PLAN_H
 
 #include "conv.h"
+#include "guard.h"
 
 /* A block of pixels is expanded, multiplied and finished together: at most BLOCK_PIXELS, fewer
  * where whole rows would take more scratch than BLOCK_BYTES, which a core's own caches hold; more
@@ -73,6 +74,10 @@ struct conv {
   uint64_t scratch_bytes, weight_bytes;
   uint64_t total_bytes;   /* of all that packing allocates */
   uint64_t passing_bytes; /* that it allocates and frees again */
+#if defined(BFCN_GUARDED)
+  unsigned redzones; /* in a thread's scratch, and where they are */
+  size_t redzone_at[8 * MAX_TERMS];
+#endif
 };
 
 static inline unsigned divide_up(unsigned a, unsigned b) {

@@ -10,8 +10,13 @@
 #ifndef BFCN_KERNELS_H
 #define BFCN_KERNELS_H
 
+#include <float.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#if FLT_EVAL_METHOD != 0
+#error "every float operation must be rounded to float: on 32-bit x86, add -msse2 -mfpmath=sse"
+#endif
 
 /* Tile registers want Linux's leave and a compiler that knows them. */
 #if defined(__x86_64__) && defined(__linux__) && (__GNUC__ >= 11 || __clang_major__ >= 12)

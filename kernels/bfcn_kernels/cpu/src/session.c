@@ -1,6 +1,7 @@
 /* Plan a model for one image size, run it, and tell what happened. */
 #include "arena.h"
 #include "conv.h"
+#include "guard.h"
 #include "limits.h"
 #include "status.h"
 
@@ -136,6 +137,7 @@ bfcn_status bfcn_session_create(const bfcn_model *model, unsigned height, unsign
 void bfcn_session_free(bfcn_session *s) {
   if (!s) return;
   bfcn_pool_free(s->pool);
+  bfcn_guard_off(s);
   for (unsigned i = 0; s->convs && i < s->model->op_count; i++) bfcn_conv_free(s->convs[i]);
   free(s->grids);
   free(s->slots);
@@ -175,6 +177,7 @@ bfcn_status bfcn_session_run(bfcn_session *s, const uint8_t *rgb, size_t stride,
   double before = now();
   for (unsigned i = 0; i < count; i++) {
     if (s->slots[i + 1].streamed_to) continue;
+    bfcn_guard_op(s, i);
     s->scratch = s->rooms[i].data;
     s->scratch_bytes = s->rooms[i].bytes;
     if (s->convs[i])
@@ -185,6 +188,7 @@ bfcn_status bfcn_session_run(bfcn_session *s, const uint8_t *rgb, size_t stride,
     s->seconds[i] = after - before;
     before = after;
   }
+  bfcn_guard_op(s, count);
   if (labels) memcpy(labels, s->slots[count].data, pixels_of(s->grids[count]));
   return BFCN_OK;
 }
