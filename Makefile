@@ -20,7 +20,10 @@ NO_M32 = C tests, m32: LEFT OUT, $(CC) builds nothing for 32 bits here. Debian: 
 builds = printf '\#include <errno.h>\nint main(void) { return 0; }' | $(CC) $(1) -x c - -o build/built 2>/dev/null
 
 CLANG ?= clang
-FUZZ_SECONDS ?= 600
+FUZZ_RUNS ?= 10000000
+FUZZ_SECONDS ?= 7200
+FUZZ = -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 -print_final_stats=1 \
+  -dict=$(CURDIR)/kernels/tests/fuzz.dict
 
 .PHONY: help demo test test-c test-onedl arm arm-pack lint doctor bench fuzz gpu gpu-compile clean
 
@@ -50,11 +53,14 @@ test-c: $(VENV)/with-dev  ## the C tests, plain and under sanitizers, for 64 and
 test-onedl: $(ONEDL)/installed  ## what touches mmseg, on its maintained fork
 	$(ONEDL)/bin/$(PYTEST) tests
 
-fuzz: $(VENV)/with-dev  ## libFuzzer on the loader (needs clang) for FUZZ_SECONDS
+fuzz: $(VENV)/with-dev  ## libFuzzer (needs clang) on reader and planner: FUZZ_RUNS times, FUZZ_SECONDS each at most
 	CC=$(CLANG) $(BIN)/cmake -S kernels -B build/fuzz -DBFCN_TOOLS=OFF >/dev/null
-	$(BIN)/cmake --build build/fuzz --target fuzz -j $(JOBS)
-	mkdir -p build/fuzz/corpus && cp kernels/tests/data/toy.gguf build/fuzz/corpus
-	build/fuzz/tests/fuzz -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 build/fuzz/corpus
+	$(BIN)/cmake --build build/fuzz --target fuzz_parse fuzz_load fuzz_graph -j $(JOBS)
+	$(BIN)/python kernels/tests/hostile.py build/fuzz/hostile
+	mkdir -p build/fuzz/parse build/fuzz/load build/fuzz/graph
+	cd build/fuzz && tests/fuzz_parse -runs=$(FUZZ_RUNS) $(FUZZ) -max_len=4096 parse hostile
+	cd build/fuzz && tests/fuzz_graph -runs=$$(($(FUZZ_RUNS) / 100)) $(FUZZ) -max_len=1024 -len_control=0 graph
+	cd build/fuzz && tests/fuzz_load -runs=$$(($(FUZZ_RUNS) / 100)) $(FUZZ) -max_len=8192 load hostile
 
 arm: $(VENV)/with-dev  ## build for ARMv7 and AArch64, test under qemu, compare with this machine
 	$(BIN)/python tools/arm_check.py --jobs $(JOBS)

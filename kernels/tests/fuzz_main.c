@@ -24,7 +24,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 }
 #else
 
-enum { MOST_FILES = 1024, RANDOM_BYTES = 256 };
+enum { MOST_FILES = 1024, RANDOM_BYTES = 1024 };
 
 static uint64_t state;
 

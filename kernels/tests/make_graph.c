@@ -210,24 +210,41 @@ static unsigned output_channels(struct maker *m, unsigned pixels, unsigned lengt
   return channels;
 }
 
+/* A value of v's grid whose channels fit, as residuals have them; 0 for none. */
+static unsigned like_value(struct maker *m, const struct made_value *v, unsigned length) {
+  const unsigned value = pick(m, 3) ? find(m, CODES, v->height, v->width) : 0;
+  const unsigned channels = m->values[value].channels;
+  const int fits =
+      channels * v->height * v->width <= MOST_CELLS && channels * length <= MOST_WEIGHTS;
+  return fits ? value : 0;
+}
+
+/* Channels, kind and grid of codes of a conv's output; returns a value of the same, or 0. */
+static unsigned describe_output(struct maker *m, struct made_value *v, int kind, unsigned channels,
+                                unsigned length) {
+  const unsigned like = channels ? 0 : like_value(m, v, length);
+  v->channels = channels ? channels
+                : like   ? m->values[like].channels
+                         : output_channels(m, v->height * v->width, length);
+  v->is_read = 0, v->kind = SCORES, v->bits = 0, v->zero_point = 0;
+  if (kind == CODES) describe_codes(m, v);
+  if (kind == CODES && like && pick(m, 2)) v->bits = m->values[like].bits, v->zero_point = 0;
+  return like;
+}
+
 /* kind: of the output; channels 0: any. A conv of `from`, perhaps with peers and residuals. */
 static void conv(struct maker *m, unsigned from, int kind, unsigned channels, int plain) {
   struct made_value v = m->values[from];
   struct made_window w = {{1, 1}, {1, 1}, {0, 0}, {1, 1}};
   if (!plain) w = window(m, &v);
-  const unsigned in_height = v.height, in_width = v.width;
+  const unsigned in_height = v.height, in_width = v.width, length = v.channels * w.k[0] * w.k[1];
   v.height = side(v.height, w.k[0], w.s[0], w.p[0], w.d[0]);
   v.width = side(v.width, w.k[1], w.s[1], w.p[1], w.d[1]);
-  v.channels =
-      channels ? channels : output_channels(m, v.height * v.width, v.channels * w.k[0] * w.k[1]);
-  v.is_read = 0, v.kind = SCORES, v.bits = 0, v.zero_point = 0;
-  if (kind == CODES) describe_codes(m, &v);
+  const unsigned like = describe_output(m, &v, kind, channels, length);
   const unsigned terms = plain ? 1 : ONE_OF(m, 1, 1, 1, 2, 3);
-  unsigned residuals[3], residual_count = 0;
-  for (unsigned i = 0; !plain && i < pick(m, 3); i++) {
-    const unsigned value = find(m, CODES, v.height, v.width);
-    if (value && m->values[value].channels == v.channels) residuals[residual_count++] = value;
-  }
+  unsigned residuals[2] = {like}, residual_count = like > 0;
+  const unsigned more = pick(m, 4) ? 0 : find(m, CODES, v.height, v.width);
+  if (more && m->values[more].channels == v.channels) residuals[residual_count++] = more;
   unsigned peers[3] = {from};
   for (unsigned i = 1; i < terms; i++) {
     peers[i] = find(m, CODES, in_height, in_width);

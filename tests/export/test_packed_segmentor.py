@@ -14,7 +14,7 @@ from mmseg.apis import inference_model, init_model
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
-from bfcn_kernels import write
+from bfcn_kernels import WorkError, write
 from bfcn_kernels.builder import random_image
 from bfcn_mm.export import TorchEngine, pack
 
@@ -54,6 +54,17 @@ def test_labels_are_those_of_the_graph(file, engine):
 def test_predictions_have_the_original_size(file):
     result = built(file, engine='torch').test_step(data(random_image(45, 70), (90, 141)))[0]
     assert result.pred_sem_seg.data.shape == (1, 90, 141)
+
+
+@pytest.mark.parametrize('engine', ['numpy', 'torch', 'cpu'])
+def test_what_the_file_may_take_is_passed_on(file, engine):
+    image = random_image(45, 70)
+    with pytest.raises(MemoryError, match='max_bytes is 5000000'):
+        built(file, engine=engine, max_bytes=5_000_000).test_step(data(random_image(900, 900)))
+    with pytest.raises(WorkError, match='max_ops is 1000:'):
+        built(file, engine=engine, max_ops=1000).test_step(data(image))
+    with pytest.raises(ValueError, match='max_ops must be None or an int'):
+        built(file, engine=engine, max_ops=0)
 
 
 def test_it_has_nothing_to_load(file):
