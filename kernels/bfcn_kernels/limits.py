@@ -44,7 +44,7 @@ class Limits:
                 raise ValueError(f'{name} must be None or an int in 1..2**63 - 1, got {value!r}')
 
     def check_file(self, path: str | Path, times: int = 1) -> None:
-        """Raise MemoryError if `times` a file's size is too much; OSError or FileError without a file."""
+        """Raise MemoryError if `times` a file's size is too much, FileError without a file."""
         self.check_bytes(times * file_bytes(path), f'{path}: reading the file takes')
 
     def check_image(

@@ -9,7 +9,7 @@
 #include <string.h>
 
 struct values {
-  uint8_t *bytes; /* of all values, or of the last one */
+  uint8_t *bytes; /* of all values, or of the last one, then of the logits */
   size_t size;
 };
 
@@ -20,7 +20,7 @@ static size_t value_bytes(const bfcn_op_info *info) {
   return each * info->height * info->width;
 }
 
-/* Values from `first` on, one after the other. */
+/* Values from `first` on, one after the other, then the logits: labels hide much. */
 static struct values values_of(const bfcn_session *session, size_t first) {
   struct values v = {0};
   bfcn_op_info info;
@@ -28,6 +28,10 @@ static struct values values_of(const bfcn_session *session, size_t first) {
     bfcn_session_op(session, i, &info);
     v.size += value_bytes(&info);
   }
+  unsigned height = 0, width = 0, channels = 0;
+  const float *logits = bfcn_session_logits(session, &height, &width, &channels);
+  const size_t logit_bytes = 4ul * height * width * channels;
+  v.size += logit_bytes;
   v.bytes = malloc(v.size);
   size_t at = 0;
   for (size_t i = first; v.bytes && i < bfcn_session_ops(session); i++) {
@@ -36,6 +40,7 @@ static struct values values_of(const bfcn_session *session, size_t first) {
       fuzz_fault("op %s cannot be read: %s", info.name, bfcn_error());
     at += value_bytes(&info);
   }
+  if (v.bytes && logits) memcpy(v.bytes + at, logits, logit_bytes);
   return v;
 }
 

@@ -149,7 +149,7 @@ def test_what_it_cannot_do_is_refused(file, more, words):
 
 def test_one_bit_reaches_the_engine(file, monkeypatch):
     given = []
-    monkeypatch.setattr('bfcn_kernels.load', lambda *args: given.append(args))
+    monkeypatch.setattr('bfcn_kernels.load', lambda *args, **_: given.append(args))
     built(file, engine='triton', one_bit=True)
     assert given == [(str(file), 'triton', 1, True)]
 

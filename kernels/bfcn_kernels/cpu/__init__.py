@@ -1,7 +1,6 @@
 """The C runtime as an engine: bfcn.h through ctypes."""
 
 import ctypes
-import dataclasses
 import os
 import warnings
 import zlib
@@ -150,7 +149,7 @@ class Engine(Closable):
     def __reduce__(self) -> tuple:
         self._check_open()
         options = {name: getattr(self, name) for name in ('threads', 'isa', 'kernel')}
-        options |= dataclasses.asdict(self.limits)
+        options |= {name: getattr(self.limits, name) for name in ('max_bytes', 'max_ops')}
         return _open_again, (type(self), self.path, options, self._crc)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ class Engine(Closable):
     threads is accepted as by every engine, and has no effect. one_bit: layers that plane_conv serves run
     on one-bit tensor cores, compiled by NVRTC; `one_bit_layers` names them.
     Limits as in `bfcn_kernels.load`; on a GPU, half of its free memory is the default of max_bytes.
-    Raises RuntimeError without a GPU (see docs/gpu.md), OSError, FileError or GraphError for a bad file.
+    Raises RuntimeError without a GPU (see docs/gpu.md), FileError or GraphError for a bad file.
     """
 
     def __init__(
@@ -55,7 +55,8 @@ class Engine(Closable):
     def __reduce__(self) -> tuple:
         """A copy plans and captures for itself."""
         self._check_open()
-        return type(self), (self.graph, 1, self.device, self._one_bit)
+        limits = (self.limits.max_bytes, self.limits.max_ops)
+        return type(self), (self.graph, 1, self.device, self._one_bit, *limits)
 
     def _release(self) -> None:
         self._plans.clear()
