@@ -82,7 +82,8 @@ BFCN_API size_t bfcn_session_peak_bytes(const bfcn_session *session);
 BFCN_API size_t bfcn_session_weight_bytes(const bfcn_session *session);
 
 /* Bytes of all that the file made the library allocate: activations, weights, thresholds, tables,
- * and the model with its file, which its other sessions share. Counted before they are allocated. */
+ * and the model with its file, which its other sessions share. Counted before they are allocated.
+ */
 BFCN_API size_t bfcn_session_total_bytes(const bfcn_session *session);
 
 /* One image, RGB bytes, rows `stride` bytes apart (>= 3 * width), to labels (height x width; NULL
