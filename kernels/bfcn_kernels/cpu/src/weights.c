@@ -31,21 +31,29 @@ static unsigned lut_byte(const struct lane *lane) {
   return lane->index < half ? 2 * lane->index : 2 * (lane->index - half) + 1;
 }
 
+/* The index of one step: `together` planes from `plane` on, one after the other. */
+static unsigned lut_index(const uint8_t *codes, unsigned count, unsigned plane, unsigned together,
+                          unsigned width) {
+  unsigned index = 0;
+  for (unsigned b = 0; b < together; b++)
+    for (unsigned i = 0; i < count; i++) index |= (codes[i] >> (plane + b) & 1u) << (b * width + i);
+  return index;
+}
+
 static void pack_lut(const struct conv_term *t, const struct lane *lane, const uint8_t *codes) {
   const unsigned width = step_of(t->kernel->form).channels, channels = t->from.channels;
-  const unsigned together = t->term->bits / t->planes; /* planes in an index, one after the other */
+  const unsigned together = t->term->bits / t->planes; /* planes in an index */
   const size_t taps = t->rows * t->columns;
-  for (unsigned plane = 0; plane < t->planes; plane++)
+  for (unsigned plane = 0; plane < t->planes; plane++) {
+    uint8_t *to = lane->block + plane * lane->plane_bytes + lut_byte(lane);
     for (size_t tap = 0; tap < taps; tap++)
-      for (size_t step = 0; step < t->steps; step++) {
-        unsigned index = 0;
-        for (unsigned i = 0; i < width && step * width + i < channels; i++)
-          for (unsigned b = 0; b < together; b++)
-            index |= (codes[tap * channels + step * width + i] >> (plane + b) & 1u)
-                     << (b * width + i);
-        lane->block[plane * lane->plane_bytes + (tap * t->steps + step) * lane->step_bytes +
-                    lut_byte(lane)] = (uint8_t)index;
+      for (size_t step = 0; step < t->steps; step++, to += lane->step_bytes) {
+        const size_t first = step * width;
+        if (first >= channels) continue;
+        const unsigned left = (unsigned)(channels - first), count = left < width ? left : width;
+        *to = (uint8_t)lut_index(codes + tap * channels + first, count, plane, together, width);
       }
+  }
 }
 
 static void pack_bits(const struct conv_term *t, const struct lane *lane, const uint8_t *codes) {
