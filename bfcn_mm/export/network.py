@@ -35,20 +35,22 @@ class Network(nn.Module):
 
 @contextmanager
 def marked(segmentor: nn.Module) -> Iterator[None]:
-    """Quantizers and quantized weights become one op each, which carries the module's name."""
-    changed = []
+    """Quantizers and quantized weights become one op each, which carries the module's name.
+
+    Afterwards every module has the attributes that it had before, those that its forward sets too.
+    """
+    before = [(module, dict(vars(module))) for module in segmentor.modules()]
     for name, module in segmentor.named_modules():
         if isinstance(module, ActivationQuantizer):
             module.forward = lambda x, name=name: QUANTIZE(x, name)
-            changed.append((module, 'forward'))
         elif _has_codes(module):
             module.quantized_weight = lambda m=module, name=name: WEIGHT(m.weight, name)
-            changed.append((module, 'quantized_weight'))
     try:
         yield
     finally:
-        for module, attribute in changed:
-            delattr(module, attribute)
+        for module, attributes in before:
+            vars(module).clear()
+            vars(module).update(attributes)
 
 
 def layer_of(node: fx.Node) -> str:

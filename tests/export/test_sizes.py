@@ -331,3 +331,24 @@ def test_a_resize_that_is_skipped_where_the_size_is_right_already_is_packed():
 
     segmentor = Segmentor(Body(forward, c=rounded(), e=conv(16)))
     both_ways(segmentor, (33, 45), (2, 2), (1, 3))
+
+
+def test_what_a_forward_keeps_is_as_it_was_before():
+    def forward(m, x):
+        m.size = tuple(x.shape[2:])
+        return m.c(x)
+
+    segmentor = Segmentor(Body(forward, c=conv()))
+    segmentor(torch.rand(1, 3, 20, 24))
+    pack(segmentor)
+    assert segmentor.body.size == (10, 12)
+
+    def keeps_a_map(m, x):
+        m.map = x
+        return m.c(x)
+
+    segmentor = Segmentor(Body(keeps_a_map, c=conv()))
+    segmentor(torch.rand(1, 3, 20, 24))
+    kept = segmentor.body.map
+    pack(segmentor)
+    assert segmentor.body.map is kept
