@@ -126,7 +126,7 @@ BROKEN = {
     ),
     'residual not finite': (
         (PIXELS, conv('x'), conv('y', residuals=(Residual('x', float('nan')),))),
-        r'R must be finite and at most 2\*\*60, got nan',
+        r'R must be finite and at most 2\^60, got nan',
     ),
     'average not finite': (
         (PIXELS, ops.AvgPool('y', 'pixels', (2, 2), (2, 2), 1.0, float('-inf'), 2)),

@@ -63,12 +63,12 @@ def test_a_grid_that_is_placed_later_is_followed_when_it_is(make_runner):
 
         def before_train_iter(self, runner, batch_idx, data_batch=None):
             self.quantizer = dict(quantizers(runner.model))[LAYER + 'weight_quant']
-            if runner.iter == 2:
-                with torch.no_grad():
-                    self.quantizer.drift.fill_(0.5)
-                self.quantizer.placed.mul_(2)
             ema = next(h for h in runner.hooks if isinstance(h, EMAHook))
             self.average = dict(quantizers(ema.ema_model.module))[LAYER + 'weight_quant']
+            if runner.iter == 2:
+                self.quantizer.give_up('the test wants it')
+                with torch.no_grad():
+                    self.average.drift.fill_(0.5)
 
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             if runner.iter == 2:
@@ -81,7 +81,7 @@ def test_a_grid_that_is_placed_later_is_followed_when_it_is(make_runner):
     runner.register_hook(watch)
     runner.train()
     assert torch.equal(*watch.seen)
-    assert watch.seen[0].mean() > 0.4
+    assert watch.seen[0].mean() < 0.4
 
 
 def test_every_iteration_is_a_place_to_resume(trained, tmp_path, assert_same_state):

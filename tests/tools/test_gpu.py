@@ -56,7 +56,7 @@ def test_a_missing_model_is_one_line(tmp_path):
     pytest.importorskip('triton')
     done = run(tmp_path, '--smoke', '--model', 'none.gguf')
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith('FileNotFoundError: ')
+    assert done.stderr.splitlines()[-1].startswith('MissingFileError: none.gguf: ')
 
 
 @pytest.mark.slow
