@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import mmseg.datasets
 import mmseg.models  # noqa: F401 - registers
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from mmseg.registry import DATASETS, MODELS
 from torch import nn
 
+from . import train_config
 from .pack import Packed, pack
 from .test_time import check_config
 
@@ -37,7 +40,7 @@ def pack_checkpoint(config: Config, checkpoint: str | Path) -> tuple[Packed, nn.
     segmentor, meta = load_segmentor(config, checkpoint)
     name = Path(config.filename or checkpoint).stem
     classes, palette = meta.get('classes') or (), meta.get('palette') or ()
-    return pack(segmentor, classes, palette, config.pretty_text, name), segmentor
+    return pack(segmentor, classes, palette, _as_json(config), name), segmentor
 
 
 def model_of(config: Config) -> ConfigDict:
@@ -53,6 +56,14 @@ def test_samples(config: Config, count: int) -> Iterator[dict]:
     dataset = DATASETS.build(config.test_dataloader.dataset)
     for index in range(min(count, len(dataset))):
         yield dataset[index]
+
+
+def _as_json(config: Config) -> str:
+    try:
+        return train_config.to_json(config)
+    except TypeError as error:
+        print_log(f'The packed file will not hold its config: {error}', 'current', logging.WARNING)
+        return ''
 
 
 def _declared_meta(config: Config) -> dict:

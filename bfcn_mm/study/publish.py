@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from bfcn_kernels import read, write
 
+from ..export.train_config import to_json
 from .carry_out import Job
 from .ledger import DONE, Ledger, Row
 from .runs import model_name
@@ -45,7 +46,9 @@ def publish(job: Job, ledger: Ledger, root: Path, zoo: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     write_config(job, folder / 'config.py')
     write_log(job, folder / 'train.log')
-    size = write_model(job, name, (folder / 'config.py').read_text(), folder / 'model.gguf')
+    size = write_model(
+        job, name, to_json(Config.fromfile(folder / 'config.py')), folder / 'model.gguf'
+    )
     meta = metafile(name, job, row, size, zoo.name)
     (folder / 'metafile.yml').write_text(yaml.safe_dump(meta, sort_keys=False, width=100))
     write_index(zoo)

@@ -18,6 +18,7 @@ from bfcn_kernels import Metadata, Model, ops, read, write
 from bfcn_kernels.builder import Builder
 from bfcn_kernels.cpu import Engine, isas
 from bfcn_mm.analysis.report import read_csv
+from bfcn_mm.export.train_config import to_json
 
 sys.path.insert(0, str(TOOLS))
 import benchmark
@@ -103,7 +104,7 @@ def test_packed_files_bring_their_config(run, config, tmp_path):
 
     net = network.from_config(Config.fromfile(config), [(1, 2)], tmp_path)
     model = read(net.packed['1-2'])
-    text = Config.fromfile(config).pretty_text
+    text = to_json(Config.fromfile(config))
     write(tmp_path / 'a.gguf', Model(model.graph, Metadata(weight_bits=1, activation_bits=2)))
     write(
         tmp_path / 'b.gguf',

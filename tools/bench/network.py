@@ -21,10 +21,11 @@ import bfcn_mm
 from bfcn_kernels import read, write
 from bfcn_kernels.builder import random_image
 from bfcn_kernels.graph import Graph
-from bfcn_mm.export import pack
+from bfcn_mm.export import pack, train_config
 from bfcn_mm.export.checkpoint import pack_checkpoint
 
 _CALIBRATION_SIZE = (160, 256)
+_AUXILIARY = 2**24  # parameters of heads for training, which a file does not have
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,18 @@ def from_files(paths: list[Path]) -> tuple[dict[str, Path], Config | None]:
             raise ValueError(f'{packed[label]} and {path} are both {label}-bit models: give one')
         packed[label] = path
         texts.append(meta.train_config)
-    config = Config.fromstring(texts[0], '.py') if texts[0] else None
-    return packed, config
+    return packed, train_config.from_json(texts[0]) if texts[0] else None
 
 
 def twin_of_files(packed: dict[str, Path], config: Config, seed: int = 0) -> Network:
-    """The float network that the files' config describes, with random weights."""
-    segmentor = _float_twin(config)
+    """The float network that the files' config describes, with random weights.
+
+    Raises ValueError where that is no data, or describes another network.
+    """
+    graph = read(next(iter(packed.values()))).graph
+    weights = sum(term.weight.size for op in graph.ops for term in getattr(op, 'terms', ()))
+    with _quiet():
+        segmentor = train_config.build_float(config, 4 * weights + _AUXILIARY)
     torch.manual_seed(seed)
     _randomize(segmentor)
     return Network(name_of_files(packed), 'files', segmentor, packed)
@@ -113,17 +119,6 @@ def preprocessed(segmentor: nn.Module, image: np.ndarray) -> Tensor:
     return segmentor.data_preprocessor(dict(inputs=[bgr]), False)['inputs'].contiguous()
 
 
-def without_init(node: object) -> None:
-    """Random weights everywhere: speed needs no download."""
-    if isinstance(node, dict):
-        node.update({key: None for key in ('init_cfg', 'pretrained') if key in node})
-        for value in node.values():
-            without_init(value)
-    elif isinstance(node, list | tuple):
-        for value in node:
-            without_init(value)
-
-
 def _bits_of(config: Config) -> tuple[int, int]:
     quant = config.model.get('quant')
     if quant is None:
@@ -138,7 +133,7 @@ def _name(config: Config) -> str:
 def _build(config: Config, quant: dict | None) -> nn.Module:
     config = config.copy()
     config.quant = quant
-    without_init(config.model)
+    train_config.without_init(config.model)
     with _quiet(), DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmseg')):
         return MODELS.build(config.model).eval()
 

@@ -21,9 +21,9 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 import bfcn_mm
+from bfcn_mm.export.train_config import without_init
 
 from . import report
-from .network import without_init
 
 
 def run(args: argparse.Namespace) -> None:
