@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from bfcn_kernels import ops
-from bfcn_kernels.conv import BitConv, Residual
+from bfcn_kernels.ops import BitConv, Residual
 
 from ..quantizers import ActivationQuantizer
 from .capture import Captured

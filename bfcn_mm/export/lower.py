@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from bfcn_kernels import ops
-from bfcn_kernels.conv import Term
+from bfcn_kernels.ops import Term
 
 from ..quantizers import ActivationQuantizer
 from . import boundary

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bfcn_kernels.conv import Term
+from bfcn_kernels.ops import Term
 
 
 class ExportError(ValueError):

@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bfcn_kernels import Graph, Model, ops, read, reference
-from bfcn_kernels.conv import BitConv, Term
-from bfcn_kernels.graph import data_sources
+from bfcn_kernels import Graph, Model, ops, read
 from bfcn_kernels.image import check_image
 from bfcn_kernels.lifecycle import Closable
 from bfcn_kernels.limits import READING, Limits
+from bfcn_kernels.ops import BitConv, Term
+from bfcn_kernels.ops.interpolation import source_index
 from bfcn_kernels.values import Grid, Value
 
 
@@ -82,9 +82,9 @@ class TorchEngine(Closable):
         with _plain_sums():
             for index, op in enumerate(self.graph.ops):
                 start = time.perf_counter()
-                sources = [(maps[name], self.values[name]) for name in data_sources(op)]
+                sources = [(maps[name], self.values[name]) for name in op.data_sources]
                 maps[op.name] = self.run_op(op, sources, grids[op.name])
-                self.profile.append((op.name, ops.op_name(op), time.perf_counter() - start))
+                self.profile.append((op.name, op.opname, time.perf_counter() - start))
                 if op.name in keep:
                     kept[op.name] = maps[op.name]
                 size = sum(v.nbytes for name, v in maps.items() if name != 'image')
@@ -141,7 +141,7 @@ def interpolate(x: Tensor, grid: Grid, mode: str) -> Tensor:
 
 
 def _source_index(size: int, out: int, mode: str, device: torch.device) -> tuple[Tensor, ...]:
-    return tuple(torch.from_numpy(a).to(device) for a in reference.source_index(size, out, mode))
+    return tuple(torch.from_numpy(a).to(device) for a in source_index(size, out, mode))
 
 
 def _lerp(a: Tensor, b: Tensor, fraction: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from bfcn_kernels import Graph, fast, reference
-from bfcn_kernels.graph import data_sources
 from bfcn_kernels.records import encode
 
 from ..quantizers import ActivationQuantizer
@@ -160,7 +159,7 @@ def _count_flips(
     values, grids = graph.validate(), graph.shapes(*image.shape[:2])
     own = {'image': image}
     for op in graph.ops:
-        sources = [(own[name], values[name]) for name in data_sources(op)]
+        sources = [(own[name], values[name]) for name in op.data_sources]
         local = reference.run_op(op, sources, grids[op.name], fast.bit_conv_accumulate)
         fake = fake_maps.get(op.name)
         own[op.name] = local if fake is None else fake

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from bfcn_kernels.values import Value
+
 f32 = np.float32
 
 
@@ -28,3 +30,8 @@ def to_codes(t: np.ndarray, bits: int) -> np.ndarray:
 def lerp(a: np.ndarray, b: np.ndarray, fraction: np.ndarray) -> np.ndarray:
     """a + (b - a) * fraction: three roundings, exact for a == b."""
     return add(a, np.multiply(np.subtract(b, a, dtype=f32), fraction, dtype=f32))
+
+
+def numbers(codes: np.ndarray, value: Value) -> np.ndarray:
+    """q - zero_point, int32."""
+    return codes.astype(np.int32) - value.zero_point

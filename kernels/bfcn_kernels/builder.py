@@ -7,8 +7,8 @@ scales each channel so that its codes use their whole range.
 import numpy as np
 
 from bfcn_kernels import fast, ops, reference
-from bfcn_kernels.conv import BitConv, Residual, Term
-from bfcn_kernels.graph import Graph, data_sources
+from bfcn_kernels.graph import Graph
+from bfcn_kernels.ops import BitConv, Residual, Term
 from bfcn_kernels.values import IMAGE, Value
 
 f32 = np.float32
@@ -50,7 +50,7 @@ class Builder:
         maps = self._maps
         value = op.output(*(self._values[source] for source in op.sources))
         grid = op.grid(maps['image'].shape[:2], *(maps[s].shape[:2] for s in op.sources))
-        sources = [(maps[s], self._values[s]) for s in data_sources(op)]
+        sources = [(maps[s], self._values[s]) for s in op.data_sources]
         maps[op.name] = reference.run_op(op, sources, grid, accumulate)
         self._values[op.name] = value
         self._ops.append(op)

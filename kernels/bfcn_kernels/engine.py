@@ -10,7 +10,6 @@ import numpy as np
 from bfcn_kernels import fast, gguf_io, reference, zoo
 from bfcn_kernels.lifecycle import Closable
 from bfcn_kernels.limits import READING, Limits
-from bfcn_kernels.ops import op_name
 
 _MODULES = {'cpu': 'bfcn_kernels.cpu', 'triton': 'bfcn_kernels.triton'}
 
@@ -96,7 +95,7 @@ class NumpyEngine(Closable):
             reference.steps(graph, image, fast.bit_conv_accumulate)
         ):
             elapsed = time.perf_counter() - start
-            self.profile.append((name, op_name(graph.ops[index]), elapsed))
+            self.profile.append((name, graph.ops[index].opname, elapsed))
             live[name] = array.nbytes
             peak = max(peak, sum(live.values()))
             live = {key: size for key, size in live.items() if last[key] > index}

@@ -6,12 +6,12 @@ A sum of integers is exact in any order while no partial sum can pass 2**24 (flo
 
 import numpy as np
 
-from bfcn_kernels.conv import Term
+from bfcn_kernels.ops import Term
 from bfcn_kernels.values import Value
 
 
 def bit_conv_accumulate(term: Term, codes: np.ndarray, source: Value) -> np.ndarray:
-    """acc (h, w, out_channels): equal to reference.bit_conv_accumulate, tap by tap."""
+    """acc (h, w, out_channels): equal to ops.bit_conv.accumulate, tap by tap."""
     exact = np.float32 if term.bound(source) <= 2**24 else np.float64
     height, width = term.grid(codes.shape[:2])
     (sh, sw), (dh, dw), (kh, kw), (ph, pw) = term.stride, term.dilation, term.kernel, term.padding

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bfcn_kernels.conv import BitConv
 from bfcn_kernels.files import read_bytes, replacing
 from bfcn_kernels.gguf_container import FileError, Key, parse_container
 from bfcn_kernels.graph import MAX_OPS, Graph
+from bfcn_kernels.ops import BitConv
 from bfcn_kernels.records import decode, encode
 from bfcn_kernels.thresholds import thresholds
 from bfcn_kernels.values import GraphError

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from bfcn_kernels.conv import BitConv
-from bfcn_kernels.ops import Add, ArgMax, Mask, Op, Resize
+from bfcn_kernels.ops.op import Op
 from bfcn_kernels.packing import words_per_plane
 from bfcn_kernels.values import (
     IMAGE,
@@ -43,7 +42,7 @@ class Graph:
         for op in self.ops:
             with named_layer(op.name):
                 last = op is self.ops[-1]
-                require(last or not isinstance(op, ArgMax), 'an argmax must be the last op')
+                require(last or not op.last_only, f'an {op.opname} must be the last op')
                 for source in op.sources:
                     require(
                         source in values,
@@ -51,7 +50,12 @@ class Graph:
                     )
                 values[op.name] = op.output(*(values[source] for source in op.sources))
                 if values[op.name].kind == 'scores':
-                    summands[op.name] = _summands(op, summands)
+                    count = op.summands(*(summands.get(source, 0) for source in op.data_sources))
+                    require(
+                        count <= MAX_SUMMANDS,
+                        f'scores must add at most {MAX_SUMMANDS} maps, got {count}',
+                    )
+                    summands[op.name] = count
         self._check_uses()
         return values
 
@@ -78,7 +82,7 @@ class Graph:
         """Index of the last op that reads each value's data; a value dies after it."""
         last = {op.name: index for index, op in enumerate(self.ops)}
         for index, op in enumerate(self.ops):
-            for source in data_sources(op):
+            for source in op.data_sources:
                 last[source] = index
         return last
 
@@ -105,7 +109,7 @@ class Graph:
     def logits(self) -> str:
         """Name of the scores that argmax reads, or of the last value where there is no argmax."""
         last = self.ops[-1]
-        return last.source if isinstance(last, ArgMax) else last.name
+        return last.source if last.last_only else last.name
 
     def _check_uses(self) -> None:
         read = {source for op in self.ops for source in op.sources}
@@ -125,21 +129,6 @@ def check_names(names: list[str]) -> None:
             )
             require(name not in seen, 'names must be distinct')
         seen.add(name)
-
-
-def _summands(op: Op, before: dict[str, int]) -> int:
-    """How many convolutions' outputs a score may be the sum of. Raises GraphError for too many."""
-    if isinstance(op, BitConv):
-        return 1
-    sources = op.sources if isinstance(op, Add | Mask) else (op.source,)
-    count = sum(before[source] for source in sources)
-    require(count <= MAX_SUMMANDS, f'scores must add at most {MAX_SUMMANDS} maps, got {count}')
-    return count
-
-
-def data_sources(op: Op) -> tuple[str, ...]:
-    """Sources whose numbers an op reads; a resize's `like` only lends its grid."""
-    return (op.source,) if isinstance(op, Resize) else op.sources
 
 
 @contextmanager

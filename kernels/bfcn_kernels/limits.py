@@ -8,14 +8,12 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bfcn_kernels import ops
-from bfcn_kernels.conv import BitConv, Term
 from bfcn_kernels.files import file_bytes
 from bfcn_kernels.graph import Graph
-from bfcn_kernels.values import Grid, Value
+from bfcn_kernels.ops import BitConv, Op
+from bfcn_kernels.values import Grid, MapShape, Value
 
 DEFAULT_MAX_OPS = 2**44
-STEP = 64  # operations that a step of anything but a product counts: products are many a cycle
 # Bytes that reading takes, in sizes of the file: its own, a code a byte where the file has a bit, and
 # as much again while one tensor is unpacked.
 READING = 18
@@ -96,23 +94,12 @@ class Limits:
 def operations(graph: Graph, height: int, width: int) -> dict[str, int]:
     """Operations of each op for an image of height x width, by name: see docs/format.md."""
     values, grids = graph.validate(), graph.shapes(height, width)
-    return {op.name: _operations(op, values, grids) for op in graph.ops}
+    return {op.name: op.operations(*_sized(op, values, grids)) for op in graph.ops}
 
 
-def _operations(op: ops.Op, values: dict[str, Value], grids: dict[str, Grid]) -> int:
-    (h, w), channels = grids[op.name], values[op.name].channels
-    in_h, in_w = grids[op.sources[0]]
-    match op:
-        case BitConv():
-            products = sum(term.weight[0].size for term in op.terms)
-            return h * w * channels * (products + STEP * (1 + len(op.residuals)))
-        case ops.MaxPool() | ops.AvgPool():
-            return STEP * h * w * channels * min(op.kernel[0], in_h) * min(op.kernel[1], in_w)
-        case ops.AdaptiveAvgPool():
-            return (
-                STEP * channels * (in_h + h) * (in_w + w)
-            )  # neighbouring bins share a row or none
-    return STEP * h * w * channels
+def _sized(op: Op, values: dict[str, Value], grids: dict[str, Grid]) -> list[MapShape]:
+    """The op's value and its sources at one image size."""
+    return [MapShape(values[name], grids[name]) for name in (op.name, *op.sources)]
 
 
 def map_bytes(graph: Graph, height: int, width: int) -> int:
@@ -121,18 +108,14 @@ def map_bytes(graph: Graph, height: int, width: int) -> int:
     live, peak = {}, 0
     for index, op in enumerate(graph.ops):
         live[op.name] = _array_bytes(values[op.name], grids[op.name])
-        peak = max(peak, sum(live.values()) + _temporary_bytes(op, values, grids))
+        peak = max(peak, sum(live.values()) + op.temporary_bytes(*_sized(op, values, grids)))
         live = {name: size for name, size in live.items() if last[name] > index}
     return peak
 
 
 def weight_bytes(graph: Graph) -> int:
     """Bytes of all weights as codes of a byte each, and of their coefficients."""
-    convs = [op for op in graph.ops if isinstance(op, BitConv)]
-    terms = [term for op in convs for term in op.terms]
-    return sum(t.weight.nbytes + t.scale.nbytes for t in terms) + sum(
-        op.bias.nbytes for op in convs
-    )
+    return sum(op.weight_bytes() for op in graph.ops if isinstance(op, BitConv))
 
 
 def _array_bytes(value: Value, grid: Grid) -> int:
@@ -141,29 +124,6 @@ def _array_bytes(value: Value, grid: Grid) -> int:
         * grid[1]
         * {'scores': 4 * value.channels, 'codes': value.channels}.get(value.kind, 1)
     )
-
-
-def _temporary_bytes(op: ops.Op, values: dict[str, Value], grids: dict[str, Grid]) -> int:
-    """Of copies on the way: sums, padded sources and taps of convolutions, rows of interpolations."""
-    (h, w), channels = grids[op.name], values[op.name].channels
-    if isinstance(op, BitConv):
-        sums = 8 * h * w * channels * len(op.terms)
-        return sums + max(
-            _term_bytes(t, values[t.source], grids[t.source], h * w) for t in op.terms
-        )
-    if isinstance(op, ops.AvgPool | ops.AdaptiveAvgPool | ops.MaxPool):
-        return (512 + 48 * channels) * h * w
-    if isinstance(op, ops.Resize | ops.ArgMax):
-        rows, source = grids[op.source][0] * w, grids[op.source][0] * grids[op.source][1]
-        return channels * (24 * h * w + 24 * rows + 12 * source) + 64 * (h + w)
-    return (16 + 8 * channels) * h * w
-
-
-def _term_bytes(term: Term, source: Value, grid: Grid, pixels: int) -> int:
-    size = 4 if term.bound(source) <= 2**24 else 8  # of the numbers that are multiplied
-    padded = (grid[0] + 2 * term.padding[0]) * (grid[1] + 2 * term.padding[1])
-    inputs = (3 * padded + pixels) * source.channels * size
-    return inputs + (3 * size + 8) * pixels * len(term.weight) + (8 + 2 * size) * term.weight.size
 
 
 def free_bytes() -> int:

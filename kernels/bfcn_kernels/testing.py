@@ -4,8 +4,8 @@ import numpy as np
 
 from bfcn_kernels import ops
 from bfcn_kernels.builder import Builder
-from bfcn_kernels.conv import Term
 from bfcn_kernels.graph import Graph
+from bfcn_kernels.ops import Term
 from bfcn_kernels.values import Value
 
 CHANNELS = (1, 3, 8, 16, 31, 63, 64, 65, 128, 130)

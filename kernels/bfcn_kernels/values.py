@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,6 +43,17 @@ class Value:
 
 
 IMAGE = Value('image', 3)
+
+
+class MapShape(NamedTuple):
+    """A value for one image size, without its numbers."""
+
+    value: Value
+    grid: Grid
+
+    @property
+    def pixels(self) -> int:
+        return self.grid[0] * self.grid[1]
 
 
 def require(condition: bool, message: str) -> None:
@@ -124,3 +136,23 @@ def pair(name: str, value: Grid, low: int, high: int = MAX_EXTENT) -> None:
 def same_grid(name: str, grid: Grid, ours: Grid) -> None:
     """Require equal (h, w)."""
     require(grid == ours, f'{name} must have the grid {ours}, got {grid}')
+
+
+def requantized(op, source: Value) -> Value:
+    """Codes of the source's channels, by the op's A, B, bits and zero_point."""
+    kind('source', source, 'codes')
+    coefficient('A', op.A)
+    coefficient('B', op.B)
+    return codes(source.channels, op.bits, op.zero_point)
+
+
+def equal_scores(sources: tuple[Value, ...]) -> Value:
+    """Require two scores of equal channels."""
+    require(len(sources) == 2, f'sources must be two scores, got {len(sources)} values')
+    for source in sources:
+        kind('source', source, 'scores')
+    require(
+        sources[0].channels == sources[1].channels,
+        f'sources must have equal channels, got {sources[0].channels} and {sources[1].channels}',
+    )
+    return sources[0]

@@ -13,7 +13,7 @@ from ptx_machine import Machine, Memory
 from bfcn_kernels.triton import nvrtc, plane_conv
 from bfcn_kernels.triton.codes import Map
 from bfcn_kernels.triton.plane_conv import PlaneConv, compile_plane_conv
-from bfcn_kernels.triton.resources import BINARIES, INEXACT
+from lab.gpu.resources import BINARIES, INEXACT
 
 
 def missing() -> str | None:

@@ -26,7 +26,7 @@ from bfcn_kernels.triton.codes import Map, form_of, from_codes, storage, to_code
 from bfcn_kernels.triton.engine import _array
 from bfcn_kernels.triton.plan import Network, Plan
 from bfcn_kernels.triton.plane_conv import PlaneConv
-from bfcn_kernels.triton.resources import compiling
+from lab.gpu.resources import compiling
 
 CPU = torch.device('cpu')
 
@@ -135,8 +135,8 @@ def compare_tiles(sm: int) -> str:
             for s in op.sources
         }
         expected = np.stack([
-            reference.bit_conv(op, *((codes[s][i], net.value(s)) for s in op.sources),
-                               accumulate=fast.bit_conv_accumulate) for i in range(batch)
+            op.run(*((codes[s][i], net.value(s)) for s in op.sources), grid=None,
+                   accumulate=fast.bit_conv_accumulate) for i in range(batch)
         ])  # fmt: skip
         sources = [from_codes(torch.from_numpy(codes[s]), net.value(s)) for s in op.sources]
         forms = [form_of(net.value(term.source)) for term in op.terms]

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from bfcn_kernels import Model, write
-from bfcn_kernels.arm import blocks, cortex_a15, cycles, microkernels, pack, timing, toolchain
+from bfcn_kernels.arm import pack, toolchain
 from bfcn_kernels.gguf_io import Metadata
 from bfcn_kernels.nets import resnet_bfcn, toy
+from lab.arm import blocks, cortex_a15, cycles, microkernels, timing
 
 ROOT = Path(__file__).parents[2]
 TOOLS = [

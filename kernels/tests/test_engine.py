@@ -17,7 +17,6 @@ from bfcn_kernels import reference
 from bfcn_kernels.builder import random_image
 from bfcn_kernels.graph import Graph
 from bfcn_kernels.nets import toy
-from bfcn_kernels.ops import op_name
 
 pytest.importorskip('gguf')
 ENGINES = ('numpy', 'cpu')
@@ -48,7 +47,7 @@ def test_numpy_engine_reports_what_it_did(toy_file):
     engine = bfcn_kernels.load(toy_file)
     engine(random_image(16, 16))
     small = engine.peak_bytes
-    names = [(op.name, op_name(op)) for op in toy().ops]
+    names = [(op.name, op.opname) for op in toy().ops]
     assert [(name, kind) for name, kind, _ in engine.profile] == names
     assert names[1] == ('stem', 'bit_conv')
     assert names[-1] == ('labels', 'argmax')

@@ -7,10 +7,11 @@ import pytest
 
 from bfcn_kernels import ops
 from bfcn_kernels.builder import random_image
-from bfcn_kernels.conv import BitConv, Residual, Term
 from bfcn_kernels.graph import Graph
 from bfcn_kernels.nets import toy
-from bfcn_kernels.reference import bit_conv_accumulate, run
+from bfcn_kernels.ops import BitConv, Residual, Term
+from bfcn_kernels.ops.bit_conv import accumulate
+from bfcn_kernels.reference import run
 from bfcn_kernels.testing import random_graph
 from bfcn_kernels.values import GraphError, Value
 
@@ -212,7 +213,7 @@ def test_the_bound_is_reached():
         source = Value('codes', 5, 3, zero_point)
         code = 0 if zero_point > 3 else 7
         low = Term('x', np.zeros((1, 1, 1, 5), np.uint8), np.ones(1, f32), 4, form)
-        acc = bit_conv_accumulate(low, np.full((1, 1, 5), code, np.uint8), source)
+        acc = accumulate(low, np.full((1, 1, 5), code, np.uint8), source)
         assert abs(acc.item()) == low.bound(source)
 
 

@@ -50,9 +50,9 @@ def test_depth_must_be_known():
 
 
 def test_toy_and_random_graphs_meet_every_op():
-    assert {type(op) for op in toy().ops} == set(ops.OPS)
+    assert {type(op) for op in toy().ops} == set(ops.BY_OPCODE.values())
     met = {type(op) for seed in range(12) for op in random_graph(seed, length=8).ops}
-    assert met == set(ops.OPS)
+    assert met == set(ops.BY_OPCODE.values())
 
 
 def test_graphs_are_deterministic():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from bfcn_kernels import ops
-from bfcn_kernels.conv import BitConv
 from bfcn_kernels.graph import Graph
 from bfcn_kernels.nets import toy
+from bfcn_kernels.ops import BitConv
 from bfcn_kernels.records import decode, encode
 from bfcn_kernels.testing import random_graph
 from bfcn_kernels.values import GraphError

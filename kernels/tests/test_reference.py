@@ -8,9 +8,10 @@ import pytest
 
 from bfcn_kernels import fast, ops, reference
 from bfcn_kernels.builder import random_image
-from bfcn_kernels.conv import BitConv, Residual, Term
 from bfcn_kernels.graph import Graph
 from bfcn_kernels.nets import toy
+from bfcn_kernels.ops import BitConv, Residual, Term
+from bfcn_kernels.ops.bit_conv import accumulate
 from bfcn_kernels.testing import random_graph
 from bfcn_kernels.values import Value
 
@@ -74,7 +75,7 @@ def test_bit_conv_accumulates_the_sum_over_taps(case, zero_point):
     codes, value = random_codes(shape, 3), Value('codes', shape[2], 3, zero_point)
     expected = accumulate_slowly(term, codes, value)
     assert np.abs(expected).max() <= term.bound(value)
-    np.testing.assert_array_equal(reference.bit_conv_accumulate(term, codes, value), expected)
+    np.testing.assert_array_equal(accumulate(term, codes, value), expected)
     np.testing.assert_array_equal(fast.bit_conv_accumulate(term, codes, value), expected)
 
 
@@ -84,7 +85,7 @@ def test_fast_accumulates_exactly_beyond_float32():
     term.weight[0] |= 128
     codes, value = random_codes((3, 3, 512), 8), Value('codes', 512, 8, 1)
     assert term.bound(value) > 2**24
-    expected = reference.bit_conv_accumulate(term, codes, value)
+    expected = accumulate(term, codes, value)
     assert (expected.astype(f32) != expected).any()
     np.testing.assert_array_equal(fast.bit_conv_accumulate(term, codes, value), expected)
 
@@ -110,7 +111,7 @@ def test_bit_conv_epilogue_rounds_each_operation(bits):
     bias = np.array([0.3, 1.7, -0.2, 2.1], f32)
     op = BitConv('y', terms, bias, bits, residuals=residuals)
     op.output(*(value for _, value in sources))
-    out = reference.bit_conv(op, *sources)
+    out = op.run(*sources, grid=None)
     accs = [accumulate_slowly(t, *source) for t, source in zip(terms, sources[:2], strict=True)]
     for y, x, c in np.ndindex(out.shape):
         t = rounded(Fraction(int(accs[0][y, x, c])) * Fraction(terms[0].scale[c].item()))
@@ -132,7 +133,7 @@ def test_ties_round_up_and_the_half_is_added_in_float32():
         term = Term('x', one, np.ones(1, f32), 1)
         op = BitConv('y', (term,), np.array([bias], f32), 2)
         zero = (np.zeros((1, 1, 1), np.uint8), Value('codes', 1, 1))
-        assert reference.bit_conv(op, zero).item() == code, bias
+        assert op.run(zero, grid=None).item() == code, bias
 
 
 def test_image_codes_reorder_and_look_up():

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from bfcn_kernels import ops, reference
-from bfcn_kernels.conv import Term
+from bfcn_kernels.ops import Term
+from bfcn_kernels.ops.bit_conv import accumulate
 from bfcn_kernels.values import Value
 
 torch = pytest.importorskip('torch')
@@ -42,7 +43,7 @@ def test_bit_conv(stride, padding, dilation, groups):
     codes, value = random_codes((9, 11, 4), 3), Value('codes', 4, 3, 2)
     integers = torch.from_numpy(term.integers().astype(np.float64)).permute(0, 3, 1, 2)
     expected = hwc(F.conv2d(nchw(codes) - 2, integers, None, groups=groups, **window))
-    np.testing.assert_array_equal(reference.bit_conv_accumulate(term, codes, value), expected)
+    np.testing.assert_array_equal(accumulate(term, codes, value), expected)
 
 
 @pytest.mark.parametrize('ceil_mode', [False, True])

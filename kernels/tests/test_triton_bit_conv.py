@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from bfcn_kernels import fast, reference
+from bfcn_kernels import fast
 from bfcn_kernels.builder import Builder
-from bfcn_kernels.conv import Term
+from bfcn_kernels.ops import Term
 from bfcn_kernels.triton.bit_conv import Config, PackedConv
 from bfcn_kernels.triton.codes import Map, form_of, from_codes, storage, to_codes
 from bfcn_kernels.triton.weights import pack_term
@@ -43,7 +43,7 @@ def check(net: Builder, name: str, size=(5, 7), batch=2, config=TILE, seed=0) ->
     expected = []
     for image in range(batch):
         sources = [(maps[source][image], net.value(source)) for source in op.sources]
-        expected.append(reference.bit_conv(op, *sources, accumulate=fast.bit_conv_accumulate))
+        expected.append(op.run(*sources, grid=None, accumulate=fast.bit_conv_accumulate))
     expected = np.stack(expected)
     value = net.value(name)
     out = garbage(value, batch, expected.shape[1:3])

@@ -12,7 +12,7 @@ import pytest
 
 import bfcn_kernels
 from bfcn_kernels.triton import resources
-from bfcn_kernels.triton.resources import Compiled, check, compiling
+from lab.gpu.resources import Compiled, check, compiling
 
 ROOT = Path(bfcn_kernels.__file__).parents[1]
 TABLE = Path(__file__).parents[2] / 'docs' / 'gpu_resources.csv'
@@ -27,7 +27,7 @@ import torch
 from bfcn_kernels.triton.bit_conv import Config, PackedConv
 from bfcn_kernels.triton.plan import Network, Plan
 from bfcn_kernels.triton.tuning import compile_together
-from bfcn_kernels.triton.resources import compiling, check, compile_graph, compile_training, report
+from lab.gpu.resources import compiling, check, compile_graph, compile_training, report
 
 CPU = torch.device('cpu')
 net = Builder(0, (16, 16))

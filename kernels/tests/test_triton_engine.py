@@ -15,8 +15,8 @@ import triton
 import bfcn_kernels
 from bfcn_kernels import Graph, GraphError, Model, fast, ops, reference
 from bfcn_kernels.builder import Builder, random_image
-from bfcn_kernels.conv import BitConv, Term
 from bfcn_kernels.nets import resnet_bfcn, toy
+from bfcn_kernels.ops import BitConv, Term
 from bfcn_kernels.testing import random_graph
 from bfcn_kernels.triton import Engine, device, plan
 
@@ -94,7 +94,7 @@ def around(op: ops.Op) -> Graph:
         ops.Concat('y', ('x', 'x', 'x')),
         ops.Table('y', 'x', np.arange(8, dtype=np.uint8)[::-1].copy(), 3),
     ],
-    ids=ops.op_name,
+    ids=lambda op: op.opname,
 )
 def test_op(op, size):
     check(around(op), random_image(*size))
@@ -133,7 +133,7 @@ def test_interface(toy_file):
     )
     assert_same(engine(image), numpy_engine(image), 'labels')
     assert_same(engine.logits, numpy_engine.logits, 'logits')
-    names = [(op.name, ops.op_name(op)) for op in toy().ops if op.name != 'halved']
+    names = [(op.name, op.opname) for op in toy().ops if op.name != 'halved']
     assert [entry[:2] for entry in engine.profile] == names
     assert all(seconds >= 0 for *_, seconds in engine.profile)
     assert 0 < engine.peak_bytes < 2 * toy().peak_bytes(24, 36)

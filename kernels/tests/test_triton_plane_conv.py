@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bfcn_kernels import fast, reference
+from bfcn_kernels import fast
 from bfcn_kernels.builder import Builder
 from bfcn_kernels.triton import Engine, nvrtc
 from bfcn_kernels.triton import driver as driver_module
@@ -35,8 +35,8 @@ def check(net: Builder, name: str, size=(5, 7), batch=2, sm=80, edit=lambda ptx:
         for s in op.sources
     }
     expected = np.stack([
-        reference.bit_conv(op, *((maps[s][i], net.value(s)) for s in op.sources),
-                           accumulate=fast.bit_conv_accumulate) for i in range(batch)
+        op.run(*((maps[s][i], net.value(s)) for s in op.sources), grid=None,
+                   accumulate=fast.bit_conv_accumulate) for i in range(batch)
     ])  # fmt: skip
     value, grid = net.value(name), expected.shape[1:3]
     shape, dtype = storage(value, batch * grid[0] * grid[1])

@@ -21,7 +21,7 @@ import torch
 import triton
 import triton.language as tl
 
-from bfcn_kernels.conv import BitConv
+from bfcn_kernels.ops import BitConv
 from bfcn_kernels.triton import weights
 from bfcn_kernels.triton.codes import (
     EXACT,

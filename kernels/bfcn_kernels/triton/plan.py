@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 
 from bfcn_kernels import ops
-from bfcn_kernels.conv import BitConv
-from bfcn_kernels.graph import Graph, data_sources, named_layer
+from bfcn_kernels.graph import Graph, named_layer
 from bfcn_kernels.limits import Limits, weight_bytes
+from bfcn_kernels.ops import BitConv
 from bfcn_kernels.triton import tuning
 from bfcn_kernels.triton.arena import Life, place
 from bfcn_kernels.triton.argmax import ArgMax
@@ -116,7 +116,7 @@ class Network:
         for op in self.graph.ops:
             if op.name in resizes:
                 continue
-            kernel, sources = self._kernels.get(op.name), data_sources(op)
+            kernel, sources = self._kernels.get(op.name), op.data_sources
             if op.name in joined:
                 resize = joined[op.name]
                 (other,) = (name for name in op.sources if name != resize.name)
@@ -308,7 +308,7 @@ class Plan:
 
     def _note(self, index: int, seconds: float) -> None:
         op = self.schedule[index].op
-        kind = 'plane_conv' if op.name in self.network.planes else ops.op_name(op)
+        kind = 'plane_conv' if op.name in self.network.planes else op.opname
         self._profile.append((op.name, kind, seconds))
 
     def _graph(self, steps: Iterable[int]) -> torch.cuda.CUDAGraph:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bfcn_kernels.conv import BitConv, Term
+from bfcn_kernels.ops import BitConv, Term
 from bfcn_kernels.triton.codes import Form, Map
 from bfcn_kernels.triton.driver import Kernel
 from bfcn_kernels.triton.nvrtc import compile_cuda

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import triton
 
-from bfcn_kernels.conv import BitConv
+from bfcn_kernels.ops import BitConv
 from bfcn_kernels.triton.bit_conv import Config
 from bfcn_kernels.triton.codes import Form, field_bits
 from bfcn_kernels.triton.device import INTERPRETED

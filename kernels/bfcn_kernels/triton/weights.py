@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bfcn_kernels.conv import Term
+from bfcn_kernels.ops import Term
 from bfcn_kernels.triton.codes import Form, field_bits, pack_fields
 from bfcn_kernels.values import GraphError
 
