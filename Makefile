@@ -78,7 +78,7 @@ doctor: $(VENV)/installed  ## what is installed, what is broken, how to fix it
 
 bench: $(VENV)/with-bench  ## install peers, measure on an idle machine (under an hour), write docs
 	rm -f results/cpu.csv
-	$(BIN)/python tools/benchmark.py kernels --csv results/kernels.csv
+	$(BIN)/python -m lab.kernels.rates --csv results/kernels.csv
 	$(BENCH) --size 160 256 --size 360 480 --threads $(BENCH_THREADS) --isa all
 	$(BENCH) --size 1024 2048 --peers onnxruntime openvino
 	$(BIN)/python tools/performance.py
@@ -88,7 +88,7 @@ gpu: $(VENV)/with-dev  ## on an NVIDIA GPU: is the Triton engine right, and how 
 
 gpu-compile: $(VENV)/with-dev  ## no GPU: run compiled Triton kernels on a machine in numpy, list their needs
 	BFCN_FULL=1 $(BIN)/$(PYTEST) kernels/tests/test_triton_compiled.py kernels/tests/test_triton_plane_conv.py
-	PYTHONPATH=kernels $(BIN)/python -m bfcn_kernels.triton.resources docs/gpu_resources.csv
+	$(BIN)/python -m lab.gpu.resources docs/gpu_resources.csv
 
 clean:  ## remove both environments and everything that was built
 	rm -rf $(VENV) $(ONEDL) build dist *.egg-info demo_out gpu_out .pytest_cache .ruff_cache

@@ -48,14 +48,13 @@ setup(
         *find_packages('kernels', include=['bfcn_kernels', 'bfcn_kernels.*']),
     ],
     package_dir={'bfcn_kernels': 'kernels/bfcn_kernels'},
-    py_modules=['_bfcn_mm_compat'],
+    py_modules=['_bfcn_mm_compat', '_bfcn_command'],
+    entry_points={'console_scripts': ['bfcn = _bfcn_command:main']},
     package_data={
         'bfcn_kernels': [
             'cpu/**/*.[ch]',
             'cpu/**/*.inc',
             'cpu/prebuilt/*/*.so',  # of wheels for one machine: bfcn_kernels/cpu/build.py
-            'arm/*.c',
-            'arm/*.cpp',
             'triton/*.cu',
         ]
     },
@@ -80,6 +79,7 @@ setup(
             'onedl-mmcv==2.3.6',
         ],
         'export': ['gguf'],
+        'run': ['opencv-python-headless', 'tqdm'],
         'demo': ['gguf', 'onnx', 'onnxruntime'],
         'bench': ['gguf', 'matplotlib', 'nncf', 'onnx', 'onnxruntime', 'openvino'],
         'triton': [TORCH, TRITON],

@@ -1,6 +1,5 @@
 """tools/doctor.py: silent on a sound environment, exact on a broken one."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -22,10 +21,9 @@ FORK = {
 
 @pytest.fixture(scope='module')
 def doctor():
-    spec = importlib.util.spec_from_file_location('doctor', DOCTOR)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    from bfcn_mm.cli import doctor
+
+    return doctor
 
 
 @pytest.mark.skipif(
@@ -53,8 +51,8 @@ def test_missing_hook_is_reported(tmp_path):
 
 
 def test_bare_python_is_told_to_install_torch():
-    # -I -S: no site-packages, so nothing is installed.
-    done = subprocess.run([sys.executable, '-I', '-S', str(DOCTOR)], capture_output=True, text=True)
+    # No site-packages, so nothing is installed.
+    done = subprocess.run([sys.executable, '-E', '-S', str(DOCTOR)], capture_output=True, text=True)
     assert done.returncode == 1
     assert 'BROKEN  torch is not installed\n   FIX  pip install torch==2.13.0' in done.stdout
 

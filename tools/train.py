@@ -1,6 +1,4 @@
-"""Train a segmentor: mmseg's tools/train.py, with errors in the config told in one line."""
-
-from _mmseg import main
+import _door
 
 if __name__ == '__main__':
-    main('train.py', 'train', 'val')
+    _door.enter('train')

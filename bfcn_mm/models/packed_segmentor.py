@@ -126,5 +126,5 @@ def _describe(file: str) -> tuple[str, int, object]:
     model = read(file)
     last = model.graph.ops[-1]
     if not isinstance(last, ops.ArgMax):
-        raise ValueError(f'{file}: the last op must be an argmax, got {ops.op_name(last)}')
+        raise ValueError(f'{file}: the last op must be an argmax, got {last.opname}')
     return last.mode, model.graph.validate()[last.source].channels, model.metadata

@@ -10,7 +10,7 @@ from mmseg.structures import SegDataSample
 import bfcn_mm
 from bfcn_kernels import Model, ops, read, write
 from bfcn_kernels.builder import random_image
-from bfcn_kernels.conv import BitConv
+from bfcn_kernels.ops import BitConv
 from bfcn_mm.convert import set_cap
 from bfcn_mm.export import TorchEngine, pack, verify
 

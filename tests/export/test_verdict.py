@@ -11,7 +11,7 @@ from mmseg.structures import SegDataSample
 
 from bfcn_kernels import Graph, ops
 from bfcn_kernels.builder import random_image
-from bfcn_kernels.conv import BitConv
+from bfcn_kernels.ops import BitConv
 from bfcn_mm.export import verify
 from bfcn_mm.export.verdict import judge
 from bfcn_mm.export.verify import FakeQuantReport, Flips

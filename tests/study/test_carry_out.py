@@ -3,11 +3,11 @@
 import pytest
 from helpers.program import ROOT
 
-from bfcn_mm.study import Ledger, Row, camvid, select
-from bfcn_mm.study import carry_out as module
-from bfcn_mm.study.carry_out import Place, carry_out, make_jobs
-from bfcn_mm.study.ledger import COLLAPSED, locked
-from bfcn_mm.study.progress import Progress, clock
+from lab.study import Ledger, Row, camvid, select
+from lab.study import carry_out as module
+from lab.study.carry_out import Place, carry_out, make_jobs
+from lab.study.ledger import COLLAPSED, locked
+from lab.study.progress import Progress, clock
 
 
 @pytest.fixture

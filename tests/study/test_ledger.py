@@ -1,6 +1,6 @@
 import pytest
 
-from bfcn_mm.study.ledger import COLLAPSED, Ledger, Row, locked
+from lab.study.ledger import COLLAPSED, Ledger, Row, locked
 
 CLASSES = ('sky', 'road')
 ROW = Row(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bfcn_mm.study.ledger import COLLAPSED, Row
-from bfcn_mm.study.page import FIGURE_3, MISSING, page, write_curves
+from lab.study.ledger import COLLAPSED, Row
+from lab.study.page import FIGURE_3, MISSING, page, write_curves
 
 CLASSES = ('sky', 'building', 'road', 'sign')
 

@@ -7,9 +7,9 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 
 from bfcn_mm.convert import QuantSpec
-from bfcn_mm.study import SCALES, TABLES, camvid, chain, select
-from bfcn_mm.study.carry_out import Place, _config, make_jobs
-from bfcn_mm.study.page import STEPS, TABLE_1, TABLE_2, TABLE_3, TABLE_5, TABLE_6, TARGETS
+from lab.study import SCALES, TABLES, camvid, chain, select
+from lab.study.carry_out import Place, _config, make_jobs
+from lab.study.page import STEPS, TABLE_1, TABLE_2, TABLE_3, TABLE_5, TABLE_6, TARGETS
 
 
 def place(tmp_path, scale):

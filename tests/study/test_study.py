@@ -14,11 +14,11 @@ from mmengine.config import Config
 
 import bfcn_kernels
 from bfcn_mm.datasets import CamVidDataset
-from bfcn_mm.study import Ledger, Row, camvid, select
-from bfcn_mm.study.carry_out import Place, make_jobs
-from bfcn_mm.study.measure import evaluate
-from bfcn_mm.study.publish import publish
-from bfcn_mm.study.runs import model_name
+from lab.study import Ledger, Row, camvid, select
+from lab.study.carry_out import Place, make_jobs
+from lab.study.measure import evaluate
+from lab.study.publish import publish
+from lab.study.runs import model_name
 
 CLASSES = CamVidDataset.METAINFO['classes']
 

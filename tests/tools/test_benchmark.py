@@ -1,4 +1,4 @@
-"""tools/benchmark.py cpu and kernels on tiny networks: what is verified, refused and written."""
+"""bfcn benchmark cpu and lab.kernels on tiny networks: what is verified, refused and written."""
 
 import csv
 import json
@@ -11,20 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import TOOLS, environment, tiny_model, write_config
+from helpers import environment, tiny_model, write_config
 
 import bfcn_mm  # noqa: F401
 from bfcn_kernels import Metadata, Model, ops, read, write
 from bfcn_kernels.builder import Builder
 from bfcn_kernels.cpu import Engine, isas
+from bfcn_mm import cli
 from bfcn_mm.analysis.report import read_csv
+from bfcn_mm.benchmark import cpu, files, memory, report, timing, worker
 from bfcn_mm.export.train_config import to_json
-
-sys.path.insert(0, str(TOOLS))
-import benchmark
-import performance
-from bench import cpu, files, markdown, memory, report, timing, worker
-from bench import kernels as kernel_bench
+from lab.kernels import rates as kernel_bench
+from lab.report import performance
+from lab.report import tables as markdown
 
 VECTOR = [isa for isa in isas() if isa != 'portable'] or isas()
 
@@ -38,14 +37,13 @@ def config(tmp_path_factory):
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    """A function (*arguments) that runs `benchmark.py cpu` and returns the rows it appended."""
+def run(tmp_path):
+    """A function (*arguments) that runs `bfcn benchmark cpu` and returns the rows it appended."""
 
     def run(*arguments):
         table = tmp_path / 'results' / 'cpu.csv'
         common = ('--size', 32, 48, '--rounds', 3, '--csv', table)
-        monkeypatch.setattr(sys, 'argv', ['benchmark.py', 'cpu', *map(str, [*arguments, *common])])
-        benchmark.main()
+        cli.main(['benchmark', 'cpu', *map(str, [*arguments, *common])])
         return read_csv(table)
 
     return run
@@ -99,8 +97,9 @@ def test_rows_are_appended(run, config):
 
 
 def test_packed_files_bring_their_config(run, config, tmp_path):
-    from bench import network
     from mmengine.config import Config
+
+    from bfcn_mm.benchmark import network
 
     net = network.from_config(Config.fromfile(config), [(1, 2)], tmp_path)
     model = read(net.packed['1-2'])
@@ -148,20 +147,17 @@ def test_openvino_is_held_to_avx2(run, config):
         (['a.gguf'], 'give CONFIG, CONFIG CHECKPOINT, or packed files alone'),
     ],
 )
-def test_bad_arguments_end_in_one_line(config, monkeypatch, arguments, said):
-    line = ['benchmark.py', 'cpu', str(config), '--peers']
-    monkeypatch.setattr(sys, 'argv', [*line[:3], *arguments, '--peers'])
+def test_bad_arguments_end_in_one_line(config, arguments, said):
     with pytest.raises(SystemExit) as error:
-        benchmark.main()
+        cli.main(['benchmark', 'cpu', str(config), *arguments, '--peers'])
     assert said in str(error.value)
     assert '\n' not in str(error.value)
 
 
 @pytest.mark.parametrize('bits', ['1-9', '12', '0-1', '1-2-3'])
-def test_bits_that_are_none(config, monkeypatch, capsys, bits):
-    monkeypatch.setattr(sys, 'argv', ['benchmark.py', 'cpu', str(config), '--bits', bits])
+def test_bits_that_are_none(config, capsys, bits):
     with pytest.raises(SystemExit) as error:
-        benchmark.main()
+        cli.main(['benchmark', 'cpu', str(config), '--bits', bits])
     assert error.value.code == 2
     assert f"such as 1-2, got '{bits}'" in capsys.readouterr().err
 
@@ -291,7 +287,8 @@ def test_a_process_knows_the_most_that_it_held():
     """In a process of its own: what others free meanwhile would be counted, too."""
     program = """
 import numpy as np
-from bench import memory
+import _bfcn_command
+from bfcn_mm.benchmark import memory
 memory.reset_peak()
 before, _ = memory.resident()
 block = np.ones(40_000_000, np.uint8)
@@ -300,7 +297,6 @@ del block
 print(before, held, most, memory.resident()[1])
 """
     env = environment()
-    env['PYTHONPATH'] = os.pathsep.join([str(TOOLS), env['PYTHONPATH']])
     done = subprocess.run(
         [sys.executable, '-c', program], env=env, capture_output=True, text=True, check=True
     )
@@ -383,10 +379,8 @@ def test_kernels_are_verified_and_measured(tmp_path, monkeypatch, capsys):
     table = tmp_path / 'kernels.csv'
     kernels = ('int2_gemm_16x32s16__amx', 'bits_gemm_a1_8x16__avx512', 'lut4_gemm_a2_4x64__avx2')
     (kernel,) = (name for name in kernels if name.endswith(f'__{VECTOR[0]}'))
-    monkeypatch.setattr(
-        sys, 'argv', ['benchmark.py', 'kernels', '--only', kernel, '--csv', str(table)]
-    )
-    benchmark.main()
+    monkeypatch.setattr(sys, 'argv', ['rates.py', '--only', kernel, '--csv', str(table)])
+    kernel_bench.main()
     with table.open() as file:
         rows = list(csv.DictReader(file))
     assert {row['kernel'] for row in rows} == {kernel}
@@ -405,15 +399,16 @@ def test_kernels_are_verified_and_measured(tmp_path, monkeypatch, capsys):
 
 
 def test_no_kernel_of_that_name(monkeypatch):
-    monkeypatch.setattr(sys, 'argv', ['benchmark.py', 'kernels', '--only', 'nonsense'])
+    monkeypatch.setattr(sys, 'argv', ['rates.py', '--only', 'nonsense'])
     with pytest.raises(SystemExit, match='--only nonsense: no kernel'):
-        benchmark.main()
+        kernel_bench.main()
 
 
 def test_the_worker_needs_no_torch_for_ours(config, tmp_path):
     """Memory is measured in a process that holds one library."""
-    from bench import network
     from mmengine.config import Config
+
+    from bfcn_mm.benchmark import network
 
     net = network.from_config(Config.fromfile(config), [], tmp_path)
     reference = tmp_path / 'reference.npz'
@@ -451,10 +446,10 @@ def test_a_worker_ends_with_its_parent(tmp_path, by):
     entry = dict(name='bfcn', precision='1-1', file=str(tmp_path / 'net.gguf'))
     plan = dict(task='time', entries=[entry], threads=1, isa=VECTOR[0], rounds=10**9)
     plan |= dict(cores=[report.cpus()[-1]], reference=str(tmp_path / 'reference.npz'))
-    code = 'import benchmark; from bench import process; benchmark.end_cleanly(); '
+    code = 'import _bfcn_command; from bfcn_mm.benchmark import process; '
+    code += 'from bfcn_mm.cli import benchmark; benchmark.end_cleanly(); '
     code += f'process.measure({plan})'
     env = environment() | dict(TMPDIR=str(tmp_path))
-    env['PYTHONPATH'] = os.pathsep.join([str(TOOLS), env['PYTHONPATH']])
     with subprocess.Popen([sys.executable, '-c', code], env=env) as parent:
         child = _until(lambda: _children(parent.pid), parent)[0]
         _until(lambda: b'worker.py' in Path(f'/proc/{child}/cmdline').read_bytes(), parent)

@@ -3,21 +3,19 @@
 import csv
 import json
 import logging
-import sys
 
 import numpy as np
 import pytest
-from helpers import TOOLS, tiny_config, write_config
+from helpers import tiny_config, write_config
 from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
 
 import bfcn_mm  # noqa: F401
+from bfcn_mm.analysis import comparison as compare
 from bfcn_mm.analysis.plots import colour_map
 from bfcn_mm.analysis.report import format_table, read_curve, smooth
-
-sys.path.insert(0, str(TOOLS))
-import compare
+from bfcn_mm.cli.compare import main
 
 ITERS = 4
 
@@ -45,9 +43,7 @@ def run(folder, tmp_path, monkeypatch):
     """A function (*arguments) that runs the tool and returns its output folder."""
 
     def run(*arguments):
-        argv = ['compare.py', *map(str, arguments), '--out', str(tmp_path / 'out')]
-        monkeypatch.setattr(sys, 'argv', argv)
-        compare.main()
+        main([*map(str, arguments), '--out', str(tmp_path / 'out')])
         return tmp_path / 'out'
 
     return run

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from bisect import bisect
 from itertools import accumulate
@@ -17,9 +16,7 @@ from mmengine.config import Config, DictAction
 from mmengine.runner.utils import calc_dynamic_intervals
 
 import bfcn_mm  # noqa: F401
-
-sys.path.insert(0, str(TOOLS))
-import demo
+from lab import demo
 
 LINE = (
     '11/23 20:49:15 - mmengine - INFO - Iter(train) [ 40/800]  lr: 1.0000e-05  eta: 0:01:09  time: 0.25  '

@@ -9,9 +9,7 @@ from mmseg.registry import MODELS
 
 import bfcn_mm  # noqa: F401
 from bfcn_kernels import Metadata, Model, nets, write
-
-sys.path.insert(0, str(TOOLS))
-import benchmark
+from bfcn_mm.cli import main
 
 PYTHON = "__import__('pathlib').Path('pwned').touch()"
 NETWORK = '{"model": {"type": "os.system", "command": "touch pwned"}}'
@@ -35,14 +33,13 @@ def file(request, tmp_path, monkeypatch):
     assert 'antigravity' not in sys.modules
 
 
-def test_the_benchmark_refuses_it(file, monkeypatch):
+def test_the_benchmark_refuses_it(file):
     said = (
         r'^(ValueError: .*the config in the file|TypeError: EncoderDecoder\.__init__\(\) missing)'
     )
-    words = ['benchmark.py', 'cpu', file, '--peers', 'torch', '--size', '32', '48']
-    monkeypatch.setattr(sys, 'argv', words)
+    words = ['benchmark', 'cpu', file, '--peers', 'torch', '--size', '32', '48']
     with pytest.raises(SystemExit, match=said):
-        benchmark.main()
+        main(words)
 
 
 @pytest.mark.parametrize('file', [PYTHON], indirect=True, ids=['python'])

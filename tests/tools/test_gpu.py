@@ -1,6 +1,5 @@
 """tools/gpu.py without a GPU: one line, or all of it in the interpreter; and what it compares with."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -25,22 +24,18 @@ def run(tmp_path, *arguments, **environment):
     )
 
 
-def load(name: str):
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def peers():
+    from lab.gpu import peers
+
+    return peers
 
 
 @pytest.fixture
-def peers(monkeypatch):
-    return load('_gpu_peers')
+def int8():
+    from lab.gpu import int8
 
-
-@pytest.fixture
-def int8(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-    return load('_gpu_int8')
+    return int8
 
 
 def test_no_gpu_is_one_line(tmp_path):
@@ -140,8 +135,8 @@ def test_int8_twin_is_one_graph_to_a_compiler(int8):
 
 
 def test_what_there_is_so_far_is_written(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-    gpu = load('gpu')
+    from lab.gpu import proof as gpu
+
     args = SimpleNamespace(smoke=False, out=tmp_path)
     bench = SimpleNamespace(args=args, name='a GPU', path=Path('m.gguf'), rows=[], layers=[])
     gpu.Bench.write(bench)
@@ -156,8 +151,9 @@ def test_what_there_is_so_far_is_written(tmp_path, monkeypatch):
 
 
 def test_one_bit_times_stand_beside_those_of_their_layers(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-    gpu, calls = load('gpu'), []
+    from lab.gpu import proof as gpu
+
+    calls = []
     plan = SimpleNamespace(
         run=calls.append,
         peak_bytes=2**20,

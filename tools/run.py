@@ -1,0 +1,4 @@
+import _door
+
+if __name__ == '__main__':
+    _door.enter('run')
