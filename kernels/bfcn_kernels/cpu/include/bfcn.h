@@ -10,7 +10,8 @@
  *
  * A model never changes once loaded: any number of sessions, in any threads, may share it. One
  * session serves one thread at a time. A model must outlive its sessions. Nothing is allocated
- * while a session runs. */
+ * while a session runs. A child of fork() may run and free the sessions it finds, also those that
+ * other threads of its parent were running; it starts its own worker threads at the first run. */
 #ifndef BFCN_H
 #define BFCN_H
 

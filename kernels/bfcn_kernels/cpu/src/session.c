@@ -13,6 +13,10 @@ static bfcn_status no_memory(void) {
   return bfcn_fail(BFCN_ERROR_MEMORY, "no memory for the session");
 }
 
+static bfcn_status no_threads(const struct bfcn_session *s) {
+  return bfcn_fail(BFCN_ERROR_MEMORY, "cannot start %u threads", s->threads);
+}
+
 static double now(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
@@ -114,7 +118,7 @@ static bfcn_status create(struct bfcn_session *s, unsigned height, unsigned widt
   TRY(limit_bytes(s, options ? options->max_bytes : 0));
   TRY(allocate(s));
   s->pool = bfcn_pool_create(s->threads);
-  return s->pool ? BFCN_OK : bfcn_fail(BFCN_ERROR_MEMORY, "cannot start %u threads", s->threads);
+  return s->pool ? BFCN_OK : no_threads(s);
 }
 
 bfcn_status bfcn_session_create(const bfcn_model *model, unsigned height, unsigned width,
@@ -172,6 +176,7 @@ bfcn_status bfcn_session_run(bfcn_session *s, const uint8_t *rgb, size_t stride,
   const unsigned count = s->model->op_count;
   if (labels && bfcn_model_value(s->model, count).kind != BFCN_LABELS)
     return bfcn_fail(BFCN_ERROR_ARGUMENT, "labels must be NULL: the model has no argmax");
+  if (!bfcn_pool_revive(s->pool)) return no_threads(s);
   s->rgb = rgb;
   s->rgb_stride = stride;
   double before = now();
