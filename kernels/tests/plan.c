@@ -1,6 +1,6 @@
 /* test_plan: which values share memory, and that a session takes the bytes that a reader of the
  * graph works out by hand: values while they live, and one op's scratch at a time. */
-#include "guard.h"
+#include "conv_plan.h"
 #include "session.h"
 
 #include <stdio.h>
@@ -28,6 +28,8 @@ enum {
 
 struct net {
   struct bfcn_model model;
+  struct store store;
+  struct packed *packed[OPS];
   struct op ops[OPS];
   struct term terms[OPS];
   struct residual residuals[OPS];
@@ -102,6 +104,8 @@ static void build(struct net *n) {
   sources(op_of(n, LABELS, OP_ARGMAX, (struct value){BFCN_LABELS, CLASSES, 0, 0}), 1, SUM, 0);
   n->model.ops = n->ops;
   n->model.op_count = OPS;
+  n->store.first = n->packed;
+  n->model.store = &n->store;
 }
 
 static size_t padded(size_t bytes) {
@@ -126,6 +130,45 @@ static void test_sharing(const struct net *n) {
   expect("the logits lie where FINE lay",
          bfcn_session_logits(s, NULL, NULL, NULL) == s->slots[FINE].data, 1);
   bfcn_session_free(s);
+}
+
+/* Sessions of any size read the same packed weights, which count once and go with the last session;
+ * those of another instruction set read their own. */
+static void test_shared_weights(const struct net *n) {
+  const bfcn_options portable = {.isa = "portable"};
+  const size_t none = bfcn_model_bytes(&n->model);
+  bfcn_session *s = session_of(n, 1, 0), *kept = session_of(n, 2, 1), *other, *apart;
+  const size_t two = bfcn_model_bytes(&n->model);
+  expect("create", bfcn_session_create(&n->model, 7, 5, NULL, &other), BFCN_OK);
+  const size_t three = bfcn_model_bytes(&n->model);
+  expect("one set of weights",
+         s->convs[STEM - 1]->packed == other->convs[STEM - 1]->packed &&
+             s->convs[STEM - 1]->packed == kept->convs[STEM - 1]->packed,
+         1);
+  expect("a further size adds its own bytes", three - two, (size_t)other->own_bytes);
+  expect("create", bfcn_session_create(&n->model, 7, 5, &portable, &apart), BFCN_OK);
+  if (strcmp(bfcn_isas(), "portable"))
+    expect("other weights", apart->convs[STEM - 1]->packed != s->convs[STEM - 1]->packed, 1);
+  bfcn_session_free(apart);
+  bfcn_session_free(s);
+  bfcn_session_free(kept);
+  expect("weights stay", bfcn_model_bytes(&n->model) > none + (size_t)other->own_bytes, 1);
+  bfcn_session_free(other);
+  expect("bytes at the end", bfcn_model_bytes(&n->model), none);
+}
+
+/* Of a model's sessions together: what one more adds must fit below max_bytes. */
+static void test_limit_of_all_sessions(const struct net *n) {
+  bfcn_session *first = session_of(n, 1, 0), *second;
+  const size_t taken = bfcn_model_bytes(&n->model), added = (size_t)first->own_bytes;
+  bfcn_options options = {.max_bytes = taken + added - 1};
+  expect("one byte too few", bfcn_session_create(&n->model, HEIGHT, WIDTH, &options, &second),
+         BFCN_ERROR_MEMORY);
+  expect("nothing stays", bfcn_model_bytes(&n->model), taken);
+  options.max_bytes++;
+  expect("enough", bfcn_session_create(&n->model, HEIGHT, WIDTH, &options, &second), BFCN_OK);
+  bfcn_session_free(second);
+  bfcn_session_free(first);
 }
 
 /* What is alive while each op runs, without its scratch. */
@@ -221,6 +264,8 @@ int main(void) {
   build(&net);
   test_sharing(&net);
   test_kept_values(&net);
+  test_shared_weights(&net);
+  test_limit_of_all_sessions(&net);
   for (unsigned threads = 1; threads <= 3; threads++) {
     test_bytes(&net, threads);
     test_results(&net, threads);
