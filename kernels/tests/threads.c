@@ -93,7 +93,7 @@ int main(int count, char **arguments) {
   }
   const size_t bytes = bfcn_model_bytes(model);
   const long runs = atol(arguments[2]);
-  const long wrong[2] = {run_all(jobs, runs / 2, work), run_all(jobs, runs / 10, plan_and_free)};
+  const long wrong[2] = {run_all(jobs, runs / 4, work), run_all(jobs, runs / 40, plan_and_free)};
   printf("%ld runs differ, %ld beside planning; %zu bytes left of %zu\n", wrong[0], wrong[1],
          bfcn_model_bytes(model), bytes);
   const int kept = bfcn_model_bytes(model) != bytes;
