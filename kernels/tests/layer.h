@@ -145,6 +145,7 @@ static void layer_fill(struct layer_run *r, const struct layer *l) {
 
 static void layer_free(struct layer_run *r) {
   if (r->conv) bfcn_packed_detach(&r->session);
+  bfcn_packed_free_all(&r->model);
   bfcn_conv_free(r->conv);
   bfcn_pool_free(r->session.pool);
   free(r->session.scratch);

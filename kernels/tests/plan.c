@@ -132,8 +132,8 @@ static void test_sharing(const struct net *n) {
   bfcn_session_free(s);
 }
 
-/* Sessions of any size read the same packed weights, which count once and go with the last session;
- * those of another instruction set read their own. */
+/* Sessions of any size read the same packed weights, which count once and stay for the next; those
+ * of another instruction set read their own. */
 static void test_shared_weights(const struct net *n) {
   const bfcn_options portable = {.isa = "portable"};
   const size_t none = bfcn_model_bytes(&n->model);
@@ -152,16 +152,23 @@ static void test_shared_weights(const struct net *n) {
   bfcn_session_free(apart);
   bfcn_session_free(s);
   bfcn_session_free(kept);
-  expect("weights stay", bfcn_model_bytes(&n->model) > none + (size_t)other->own_bytes, 1);
   bfcn_session_free(other);
-  expect("bytes at the end", bfcn_model_bytes(&n->model), none);
+  const size_t weights = bfcn_model_bytes(&n->model);
+  expect("weights stay without a session", weights > none, 1);
+  s = session_of(n, 1, 0);
+  expect("a next session finds them", bfcn_model_bytes(&n->model), weights + (size_t)s->own_bytes);
+  bfcn_session_free(s);
 }
 
-/* Of a model's sessions together: what one more adds must fit below max_bytes. */
+/* Of a model's sessions together: what one more adds must fit below max_bytes; weights that none
+ * reads make room. */
 static void test_limit_of_all_sessions(const struct net *n) {
   bfcn_session *first = session_of(n, 1, 0), *second;
+  bfcn_options options = {.max_bytes = bfcn_session_total_bytes(first)};
+  bfcn_session_free(first);
+  expect("alone", bfcn_session_create(&n->model, HEIGHT, WIDTH, &options, &first), BFCN_OK);
   const size_t taken = bfcn_model_bytes(&n->model), added = (size_t)first->own_bytes;
-  bfcn_options options = {.max_bytes = taken + added - 1};
+  options.max_bytes = taken + added - 1;
   expect("one byte too few", bfcn_session_create(&n->model, HEIGHT, WIDTH, &options, &second),
          BFCN_ERROR_MEMORY);
   expect("nothing stays", bfcn_model_bytes(&n->model), taken);
@@ -169,6 +176,13 @@ static void test_limit_of_all_sessions(const struct net *n) {
   expect("enough", bfcn_session_create(&n->model, HEIGHT, WIDTH, &options, &second), BFCN_OK);
   bfcn_session_free(second);
   bfcn_session_free(first);
+  bfcn_options portable = {.isa = "portable"};
+  expect("create", bfcn_session_create(&n->model, 7, 5, &portable, &second), BFCN_OK);
+  portable.max_bytes = bfcn_session_total_bytes(second);
+  bfcn_session_free(second);
+  expect("room is made", bfcn_session_create(&n->model, 7, 5, &portable, &second), BFCN_OK);
+  expect("no more is taken", bfcn_model_bytes(&n->model) <= portable.max_bytes, 1);
+  bfcn_session_free(second);
 }
 
 /* What is alive while each op runs, without its scratch. */
@@ -270,6 +284,7 @@ int main(void) {
     test_bytes(&net, threads);
     test_results(&net, threads);
   }
+  bfcn_packed_free_all(&net.model);
   printf("%d expectations failed\n", failures);
   return failures != 0;
 }

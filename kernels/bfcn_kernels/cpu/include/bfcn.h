@@ -9,11 +9,11 @@
  *   bfcn_model_free(model);
  *
  * A model never changes once loaded: any number of sessions, in any threads, may share it. Weights
- * are packed for the first session and shared with those of other sizes, as long as one uses them:
- * a further size costs milliseconds and its activations, while another session is kept. One
- * session serves one thread at a time. A model must outlive its sessions. Nothing is allocated
- * while a session runs. A child of fork() may run and free the sessions it finds, also those that
- * other threads of its parent were running; it starts its own worker threads at the first run. */
+ * are packed for the first session and kept with the model: a session of another size costs
+ * milliseconds and its activations. One session serves one thread at a time. A model must outlive
+ * its sessions. Nothing is allocated while a session runs. A child of fork() may run and free the
+ * sessions it finds, also those that other threads of its parent were running; it starts its own
+ * worker threads at the first run. */
 #ifndef BFCN_H
 #define BFCN_H
 
@@ -81,7 +81,7 @@ BFCN_API bfcn_status bfcn_session_create(const bfcn_model *model, unsigned heigh
 BFCN_API void bfcn_session_free(bfcn_session *session);
 
 /* Bytes of all that the file makes the library allocate at this moment: the model with its file,
- * and its sessions. Packed weights that several sessions read are counted once. */
+ * its sessions, and packed weights, which are counted once and stay when a session is freed. */
 BFCN_API size_t bfcn_model_bytes(const bfcn_model *model);
 
 /* Bytes of activations (all values with the scratch of every op and thread, in one allocation), and

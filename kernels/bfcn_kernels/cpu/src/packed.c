@@ -85,9 +85,7 @@ static struct packed *add(struct store *store, const struct conv *conv) {
   return p;
 }
 
-/* Give up one reference; the mutex is held. */
-static void drop(struct store *store, struct packed *p) {
-  if (--p->references) return;
+static void take_out(struct store *store, struct packed *p) {
   struct packed **at = &store->first[p->index];
   while (*at != p) at = &(*at)->next;
   *at = p->next;
@@ -95,19 +93,30 @@ static void drop(struct store *store, struct packed *p) {
   free_packed(p);
 }
 
+/* Free what no session reads and this one will not; the mutex is held. */
+static void take_out_unused(const struct bfcn_session *s) {
+  struct store *store = s->model->store;
+  for (unsigned i = 0; i < s->model->op_count; i++)
+    for (struct packed *p = store->first[i], *next; p; p = next) {
+      next = p->next;
+      if (!p->references && !(s->convs[i] && serves(p, s->convs[i]))) take_out(store, p);
+    }
+}
+
 static void detach(struct bfcn_session *s) {
   struct store *store = s->model->store;
   for (unsigned i = 0; i < s->model->op_count; i++) {
-    if (!s->convs[i] || !s->convs[i]->packed) continue;
-    drop(store, s->convs[i]->packed);
+    struct packed *p = s->convs[i] ? s->convs[i]->packed : NULL;
+    if (!p) continue;
+    if (--p->references == 0 && p->state == PACKED_EMPTY) take_out(store, p);
     s->convs[i]->packed = NULL;
   }
   store->bytes -= s->counted_bytes;
   s->counted_bytes = 0;
 }
 
-/* Bytes that are not taken yet; the mutex is held. */
-static uint64_t missing_bytes(const struct bfcn_session *s) {
+/* Bytes of the model with this session; the mutex is held. */
+static uint64_t bytes_with(const struct bfcn_session *s) {
   uint64_t bytes = s->own_bytes, passing = 0;
   for (unsigned i = 0; i < s->model->op_count; i++) {
     const struct conv *conv = s->convs[i];
@@ -115,12 +124,14 @@ static uint64_t missing_bytes(const struct bfcn_session *s) {
     bytes = bfcn_add(bytes, conv->packed_bytes);
     if (conv->passing_bytes > passing) passing = conv->passing_bytes;
   }
-  return bfcn_add(bytes, passing);
+  return bfcn_add(bfcn_add(bytes, passing), s->model->store->bytes + s->model->bytes);
 }
 
 static int attach(struct bfcn_session *s, uint64_t limit, uint64_t *needed) {
   struct store *store = s->model->store;
-  *needed = bfcn_add(missing_bytes(s), bfcn_add(store->bytes, s->model->bytes));
+  *needed = bytes_with(s);
+  if (*needed > limit) take_out_unused(s);
+  *needed = bytes_with(s);
   if (*needed > limit) return 0;
   s->counted_bytes = s->own_bytes;
   store->bytes += s->own_bytes;

@@ -47,7 +47,7 @@ struct conv;
 int bfcn_packed_attach(struct bfcn_session *s, uint64_t limit, uint64_t *needed);
 /* Fill what a convolution reads, or wait for the thread that does. */
 bfcn_status bfcn_packed_fill(const struct bfcn_model *model, const struct conv *conv);
-/* Undo attach; what no session reads any more is freed. */
+/* Undo attach. What no session reads any more stays for the next, until a limit needs its bytes. */
 void bfcn_packed_detach(struct bfcn_session *s);
 
 /* Bytes that the model, its sessions and what they share take now. */
