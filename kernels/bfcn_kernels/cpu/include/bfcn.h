@@ -112,6 +112,9 @@ typedef struct {
 BFCN_API size_t bfcn_session_ops(const bfcn_session *session);
 BFCN_API bfcn_status bfcn_session_op(const bfcn_session *session, size_t index, bfcn_op_info *info);
 
+/* Seconds of each op in the latest run, bfcn_session_ops() of them, valid until the next. */
+BFCN_API const double *bfcn_session_seconds(const bfcn_session *session);
+
 /* The scores that argmax reads (or the last op's), height x width x channels, valid until the next
  * run; NULL where the model's last value is codes. */
 BFCN_API const float *bfcn_session_logits(const bfcn_session *session, unsigned *height,

@@ -232,6 +232,10 @@ bfcn_status bfcn_session_op(const bfcn_session *s, size_t index, bfcn_op_info *i
   return BFCN_OK;
 }
 
+const double *bfcn_session_seconds(const bfcn_session *s) {
+  return s->seconds;
+}
+
 const float *bfcn_session_logits(const bfcn_session *s, unsigned *height, unsigned *width,
                                  unsigned *channels) {
   const unsigned value = bfcn_logits_value(s->model);
