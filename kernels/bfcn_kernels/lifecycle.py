@@ -17,6 +17,7 @@ class _Latest(threading.local):
     logits: np.ndarray | None = None
     profile: list[tuple[str, str, float]] = []
     peak_bytes = 0
+    report: object | None = None  # of an engine that copies them only when they are read
 
 
 class Closable:
