@@ -42,7 +42,8 @@ class TorchEngine(Closable):
     ):
         super().__init__()
         self.limits = Limits(max_bytes, max_ops)
-        if isinstance(model, str | Path):
+        if not isinstance(model, Model | Graph):
+            model = Path(model)
             self.limits.check_file(model, times=READING)
             model = read(model)
         self.graph = model if isinstance(model, Graph) else model.graph
@@ -54,13 +55,15 @@ class TorchEngine(Closable):
         self._weights.clear()
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        maps = self.run(_batch(image), keep={self.graph.output, self.graph.logits})
-        self._latest.logits = _numpy(maps[self.graph.logits])
-        return _numpy(maps[self.graph.output])
+        with self._call():
+            maps = self.run(_batch(image), keep={self.graph.output, self.graph.logits})
+            self._latest.logits = _numpy(maps[self.graph.logits])
+            return _numpy(maps[self.graph.output])
 
     def trace(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """Every value by op name: codes and labels uint8, scores float32, (h, w, channels)."""
-        maps = self.run(_batch(image), keep={op.name for op in self.graph.ops})
+        with self._call():
+            maps = self.run(_batch(image), keep={op.name for op in self.graph.ops})
         self._latest.logits = _numpy(maps[self.graph.logits])
         return {name: _numpy(value) for name, value in maps.items()}
 

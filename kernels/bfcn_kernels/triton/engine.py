@@ -74,7 +74,8 @@ class Engine(Closable):
         self.device = pick_device(device)
         if one_bit:
             check_one_bit(self.device)
-        if isinstance(model, str | Path):
+        if not isinstance(model, Model | Graph):
+            model = Path(model)
             self.limits.check_file(model, times=READING)
             model = read(model)
         self.graph = model if isinstance(model, Graph) else model.graph
