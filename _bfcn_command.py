@@ -7,4 +7,3 @@ def main() -> None:
     from bfcn_mm.cli import main
 
     sys.exit(main())
-

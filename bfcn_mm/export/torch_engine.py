@@ -7,8 +7,6 @@ Convolutions are floating-point matrix products of integers, exact in any order 
 from __future__ import annotations
 
 import time
-import warnings
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +22,14 @@ from bfcn_kernels.ops import BitConv, Term
 from bfcn_kernels.ops.interpolation import source_index
 from bfcn_kernels.values import Grid, Value
 
+from .plain_sums import plain_sums
+
 
 class TorchEngine(Closable):
     """An engine as in `bfcn_kernels.load`, from a file, a Model or a Graph.
 
     engine(image) takes and gives numpy arrays like every engine; run(images) is batched and in torch.
+    Any number of threads may call it. While one runs, convolutions in the whole process are plain sums.
     Limits as in `bfcn_kernels.load`; on a GPU, half of its free memory is the default of max_bytes.
     """
 
@@ -39,57 +40,59 @@ class TorchEngine(Closable):
         max_bytes: int | None = None,
         max_ops: int | None = None,
     ):
+        super().__init__()
         self.limits = Limits(max_bytes, max_ops)
-        if isinstance(model, str | Path):
+        if not isinstance(model, Model | Graph):
+            model = Path(model)
             self.limits.check_file(model, times=READING)
             model = read(model)
         self.graph = model if isinstance(model, Graph) else model.graph
         self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
         self.values, self._last = self.graph.validate(), self.graph.last_reads()
         self._weights: dict[tuple[str, int], Tensor] = {}
-        self.logits: np.ndarray | None = None
-        self.profile: list[tuple[str, str, float]] = []
-        self.peak_bytes = 0
 
     def _release(self) -> None:
         self._weights.clear()
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        maps = self.run(_batch(image), keep={self.graph.output, self.graph.logits})
-        self.logits = _numpy(maps[self.graph.logits])
-        return _numpy(maps[self.graph.output])
+        with self._call():
+            maps = self.run(_batch(image), keep={self.graph.output, self.graph.logits})
+            self._latest.logits = _numpy(maps[self.graph.logits])
+            return _numpy(maps[self.graph.output])
 
     def trace(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """Every value by op name: codes and labels uint8, scores float32, (h, w, channels)."""
-        maps = self.run(_batch(image), keep={op.name for op in self.graph.ops})
-        self.logits = _numpy(maps[self.graph.logits])
+        with self._call():
+            maps = self.run(_batch(image), keep={op.name for op in self.graph.ops})
+        self._latest.logits = _numpy(maps[self.graph.logits])
         return {name: _numpy(value) for name, value in maps.items()}
 
-    @torch.no_grad()
     def run(self, images: Tensor, keep: set[str]) -> dict[str, Tensor]:
         """The values in `keep` for uint8 RGB images (n, 3, h, w): codes uint8 and scores float32
         (n, channels, h, w), labels uint8 (n, h, w)."""
-        self._check_open()
         if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(
                 f'images must be uint8 (n, 3, h, w) RGB, got {images.dtype} {tuple(images.shape)}'
             )
+        with self._call(), plain_sums, torch.no_grad():
+            return self._run(images, keep)
+
+    def _run(self, images: Tensor, keep: set[str]) -> dict[str, Tensor]:
         batch, _, height, width = images.shape
         self.limits.check_image(self.graph, height, width, batch, _free_bytes(self.device))
         grids = self.graph.shapes(height, width)
         maps, kept = {'image': images.to(self.device)}, {}
-        self.profile, self.peak_bytes = [], 0
-        with _plain_sums():
-            for index, op in enumerate(self.graph.ops):
-                start = time.perf_counter()
-                sources = [(maps[name], self.values[name]) for name in op.data_sources]
-                maps[op.name] = self.run_op(op, sources, grids[op.name])
-                self.profile.append((op.name, op.opname, time.perf_counter() - start))
-                if op.name in keep:
-                    kept[op.name] = maps[op.name]
-                size = sum(v.nbytes for name, v in maps.items() if name != 'image')
-                self.peak_bytes = max(self.peak_bytes, size)
-                maps = {name: v for name, v in maps.items() if self._last.get(name, -1) > index}
+        profile, peak = [], 0
+        for index, op in enumerate(self.graph.ops):
+            start = time.perf_counter()
+            sources = [(maps[name], self.values[name]) for name in op.data_sources]
+            maps[op.name] = self.run_op(op, sources, grids[op.name])
+            profile.append((op.name, op.opname, time.perf_counter() - start))
+            if op.name in keep:
+                kept[op.name] = maps[op.name]
+            peak = max(peak, sum(v.nbytes for name, v in maps.items() if name != 'image'))
+            maps = {name: v for name, v in maps.items() if self._last.get(name, -1) > index}
+        self._latest.profile, self._latest.peak_bytes = profile, peak
         return kept
 
     def run_op(self, op: ops.Op, sources: list[tuple[Tensor, Value]], grid: Grid) -> Tensor:
@@ -110,13 +113,14 @@ class TorchEngine(Closable):
 
     def _accumulate(self, name: str, index: int, term: Term, codes: Tensor, value: Value) -> Tensor:
         exact = torch.float32 if term.bound(value) <= 2**24 else torch.float64
-        if (name, index) not in self._weights:
+        weight = self._weights.get((name, index))
+        if weight is None:
             weight = torch.from_numpy(term.integers()).permute(0, 3, 1, 2)
-            self._weights[name, index] = weight.to(self.device, exact).contiguous()
+            weight = self._weights[name, index] = weight.to(self.device, exact).contiguous()
         numbers = codes.to(exact) - value.zero_point
         return F.conv2d(
             numbers,
-            self._weights[name, index],
+            weight,
             None,
             term.stride,
             term.padding,
@@ -267,22 +271,6 @@ def _batch(image: np.ndarray) -> Tensor:
 def _numpy(value: Tensor) -> np.ndarray:
     array = value[0].cpu().numpy()
     return array if array.ndim == 2 else np.ascontiguousarray(array.transpose(1, 2, 0))
-
-
-@contextmanager
-def _plain_sums():
-    """Only matrix products in float32 or float64."""
-    matmul = torch.backends.cuda.matmul
-    before = matmul.allow_tf32
-    matmul.allow_tf32 = False
-    try:
-        with ExitStack() as stack, warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # the flags mention hardware that is not there
-            for backend in (torch.backends.cudnn, torch.backends.mkldnn, torch.backends.nnpack):
-                stack.enter_context(backend.flags(enabled=False))
-            yield
-    finally:
-        matmul.allow_tf32 = before
 
 
 _RUN = {

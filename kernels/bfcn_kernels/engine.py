@@ -15,7 +15,8 @@ _MODULES = {'cpu': 'bfcn_kernels.cpu', 'triton': 'bfcn_kernels.triton'}
 
 
 class Engine(Protocol):
-    """What every engine offers. logits, profile and peak_bytes tell of the latest call."""
+    """What every engine offers. Several threads may call one engine; logits, profile and peak_bytes
+    report the latest call of the thread that reads them."""
 
     logits: np.ndarray  # float32 (h, w, classes), at the head's resolution
     profile: list[tuple[str, str, float]]  # op's name, 'bit_conv' etc., seconds
@@ -28,8 +29,8 @@ class Engine(Protocol):
         """Every value by op name: codes and labels uint8, scores float32, (h, w, channels)."""
 
     def close(self) -> None:
-        """Free the model; so does the end of `with load(...) as engine:`. Engines can be copied and
-        pickled; a copy is an engine of its own."""
+        """Free the model when calls in other threads have ended; so does the end of
+        `with load(...) as engine:`. Engines can be copied and pickled; a copy is an engine of its own."""
 
 
 def load(
@@ -69,38 +70,39 @@ class NumpyEngine(Closable):
     """The oracle as an engine; its convolutions are exact matrix products (`fast`)."""
 
     def __init__(self, path: str | Path, max_bytes: int | None = None, max_ops: int | None = None):
+        super().__init__()
         self.limits = Limits(max_bytes, max_ops)
         self.limits.check_file(path, times=READING)
         self.model = gguf_io.read(path)
-        self.logits, self.profile, self.peak_bytes = None, [], 0
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        maps = self._run(image)
-        return maps[self.model.graph.output]
+        with self._call():
+            return self._run(image)[self.model.graph.output]
 
     def trace(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        return self._run(image, keep_all=True)
+        with self._call():
+            return self._run(image, keep_all=True)
 
     def _release(self) -> None:
         self.model = None
 
     def _run(self, image: np.ndarray, keep_all: bool = False) -> dict[str, np.ndarray]:
-        self._check_open()
         graph, maps, last = self.model.graph, {}, self.model.graph.last_reads()
         self.limits.check_image(graph, *reference.check_image(image).shape[:2])
         keep = {graph.output, graph.logits}
-        live, peak, self.profile = {}, 0, []
+        live, peak, profile = {}, 0, []
         start = time.perf_counter()
         for index, (name, array) in enumerate(
             reference.steps(graph, image, fast.bit_conv_accumulate)
         ):
             elapsed = time.perf_counter() - start
-            self.profile.append((name, graph.ops[index].opname, elapsed))
+            profile.append((name, graph.ops[index].opname, elapsed))
             live[name] = array.nbytes
             peak = max(peak, sum(live.values()))
             live = {key: size for key, size in live.items() if last[key] > index}
             if keep_all or name in keep:
                 maps[name] = array
             start = time.perf_counter()
-        self.logits, self.peak_bytes = maps[graph.logits], peak
+        latest = self._latest
+        latest.logits, latest.profile, latest.peak_bytes = maps[graph.logits], profile, peak
         return maps

@@ -14,6 +14,7 @@ from bfcn_kernels.ops import BitConv, Op
 from bfcn_kernels.values import Grid, MapShape, Value
 
 DEFAULT_MAX_OPS = 2**44
+_SIZES_KNOWN = 64  # image sizes whose needs are remembered
 # Bytes that reading takes, in sizes of the file: its own, a code a byte where the file has a bit, and
 # as much again while one tensor is unpacked.
 READING = 18
@@ -84,11 +85,14 @@ class Limits:
         self, graph: Graph, height: int, width: int
     ) -> tuple[list[tuple[str, int]], int, int]:
         """Operations by layer, bytes of maps and of weights: worked out once a size."""
-        if (height, width) not in self._known:
+        needs = self._known.get((height, width))
+        if needs is None:
             work = list(operations(graph, height, width).items())
             needs = work, map_bytes(graph, height, width), weight_bytes(graph)
+            if len(self._known) >= _SIZES_KNOWN:
+                self._known.clear()
             self._known[height, width] = needs
-        return self._known[height, width]
+        return needs
 
 
 def operations(graph: Graph, height: int, width: int) -> dict[str, int]:

@@ -1,5 +1,5 @@
 /* test_allocations FILE: whichever allocation fails while a model is loaded, planned and run, the
- * call says so and everything is given back. And no session takes more than it counts. Linked with
+ * call says so and everything is given back. And no model takes more than it counts. Linked with
  * --wrap, so that malloc and its kin come here first. */
 #include "bfcn.h"
 #include "files.h"
@@ -79,23 +79,34 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, v
 
 struct outcome {
   bfcn_status status;
-  size_t total; /* bytes that the session counts */
+  size_t total; /* bytes that the model counts, with its sessions */
 };
 
+static bfcn_status run(bfcn_session *const *sessions, size_t count) {
+  static const uint8_t rgb[(HEIGHT + 1) * WIDTH * 3] = {1, 2, 3};
+  static uint8_t labels[(HEIGHT + 1) * WIDTH];
+  bfcn_status status = BFCN_OK;
+  for (size_t i = 0; status == BFCN_OK && i < count; i++)
+    status = bfcn_session_run(sessions[i], rgb, WIDTH * 3, labels);
+  return status;
+}
+
+/* Two sizes, whose sessions share weights: where the second cannot be made, the first still runs.
+ */
 static struct outcome use(const char *path, const char *isa, unsigned threads) {
-  static const uint8_t rgb[HEIGHT * WIDTH * 3] = {1, 2, 3};
-  static uint8_t labels[HEIGHT * WIDTH];
   bfcn_model *model;
-  bfcn_session *session;
+  bfcn_session *sessions[2];
   const bfcn_options options = {.isa = isa, .threads = threads};
   struct outcome outcome = {bfcn_model_load(path, &model), 0};
   if (outcome.status != BFCN_OK) return outcome;
-  outcome.status = bfcn_session_create(model, HEIGHT, WIDTH, &options, &session);
-  if (outcome.status == BFCN_OK) {
-    outcome.total = bfcn_session_total_bytes(session);
-    outcome.status = bfcn_session_run(session, rgb, WIDTH * 3, labels);
-    bfcn_session_free(session);
-  }
+  size_t made = 0;
+  for (; made < 2 && outcome.status == BFCN_OK; made += outcome.status == BFCN_OK)
+    outcome.status =
+        bfcn_session_create(model, HEIGHT + (unsigned)made, WIDTH, &options, &sessions[made]);
+  outcome.total = bfcn_model_bytes(model);
+  const bfcn_status ran = run(sessions, made);
+  if (outcome.status == BFCN_OK) outcome.status = ran;
+  while (made > 0) bfcn_session_free(sessions[--made]);
   bfcn_model_free(model);
   return outcome;
 }
@@ -118,7 +129,7 @@ static long fail_each(const char *path, const char *isa, unsigned threads) {
   }
 }
 
-/* What is allocated at once is what the session counts, and little more: the arena's plan, and the
+/* What is allocated at once is what the model counts, and little more: the arena's plan, and the
  * threads. */
 static int counts_all(const char *path, const char *isa) {
   most = taken = 0;

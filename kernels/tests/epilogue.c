@@ -29,6 +29,8 @@ struct layer {
   struct conv_term planned[2];
   struct op op;
   struct conv conv;
+  struct packed_term packed_terms[2];
+  struct packed packed;
   float scale[MOST_CHANNELS], bias[MOST_CHANNELS], addends[256];
   int32_t offset[MOST_CHANNELS], wide_sums[PIXELS * MOST_CHANNELS];
   uint16_t sums[PIXELS * MOST_CHANNELS];
@@ -78,25 +80,28 @@ static void fill(struct layer *l) {
 }
 
 static int plan(struct layer *l) {
-  const struct value residual = {BFCN_CODES, l->channels, l->residual_bits, 0};
   l->kernel.sum_bits = l->variant.sum_bits;
   l->term.bound = l->variant.bound;
   for (unsigned i = 0; i < 2; i++)
-    l->planned[i] = (struct conv_term){.kernel = &l->kernel, .term = &l->term, .scale = l->scale};
+    l->planned[i] = (struct conv_term){.kernel = &l->kernel, .term = &l->term};
   l->op.out = (struct value){l->bits ? BFCN_CODES : BFCN_SCORES, l->channels, l->bits, 0};
+  l->op.terms = &l->term;
   l->op.term_count = l->variant.terms;
   l->op.residual_count = l->residual_bits > 0;
   l->conv = (struct conv){.op = &l->op,
                           .outputs = l->channels,
                           .padded = (l->channels + 63) / 64 * 64,
                           .terms = l->planned,
-                          .bias = l->bias,
-                          .addends = l->addends};
+                          .residual = {BFCN_CODES, l->channels, l->residual_bits, 0},
+                          .with_thresholds = 1,
+                          .with_moves = 1};
+  l->packed_terms[0].scale = l->scale;
+  l->packed = (struct packed){
+      .op = &l->op, .terms = l->packed_terms, .bias = l->bias, .addends = l->addends};
   fill(l);
   const int possible = l->bits >= 1 && l->bits <= 2 && l->residual_bits <= 2 &&
                        l->variant.terms == 1 && l->variant.sum_bits == 16;
-  return bfcn_find_thresholds(&l->conv, l->residual_bits ? &residual : NULL, 1) &&
-         !l->conv.thresholds == !possible;
+  return bfcn_find_thresholds(&l->conv, &l->packed) && !l->packed.thresholds == !possible;
 }
 
 /* in_place: the output takes the residual's place, as it may where both have one form. */
@@ -131,10 +136,10 @@ static uint8_t *run(const struct layer *l, const struct backend *backend, int th
                              .bias = l->bias,
                              .bits = l->bits,
                              .out = out,
-                             .thresholds = l->conv.thresholds,
-                             .flips = l->conv.flips,
-                             .moves = l->conv.moves,
-                             .moved = l->conv.moved};
+                             .thresholds = l->packed.thresholds,
+                             .flips = l->packed.flips,
+                             .moves = l->packed.moves,
+                             .moved = l->packed.moved};
   (thresholds ? backend->epilogue_threshold : backend->epilogue)(&e);
   return out;
 }
@@ -147,13 +152,13 @@ static int test(unsigned channels, unsigned bits, unsigned residual_bits, struct
   l->channels = channels, l->bits = bits, l->residual_bits = residual_bits;
   l->variant = variant;
   if (!plan(l)) return printf("%u channels: thresholds amiss\n", channels), 1;
-  for (unsigned i = 0; l->conv.moved && i < channels / 8; i++) groups[l->conv.moved[i]]++;
+  for (unsigned i = 0; l->packed.moved && i < channels / 8; i++) groups[l->packed.moved[i]]++;
   int failed = 0;
   uint8_t *expected = run(l, &bfcn_backend_portable, 0, 0);
   const int ways = bits && bits == residual_bits ? 2 : 1;
   for (int isa = ISA_PORTABLE; isa <= (int)bfcn_best_isa(); isa++) {
     const struct backend *backend = bfcn_backend((enum isa)isa);
-    const int paths = 1 + (l->conv.thresholds != NULL && backend->epilogue_threshold != NULL);
+    const int paths = 1 + (l->packed.thresholds != NULL && backend->epilogue_threshold != NULL);
     for (int i = 0; i < paths * ways; i++) {
       const int thresholds = i % paths, in_place = i / paths;
       uint8_t *got = run(l, backend, thresholds, in_place);
@@ -168,10 +173,10 @@ static int test(unsigned channels, unsigned bits, unsigned residual_bits, struct
     }
   }
   free(expected);
-  free(l->conv.thresholds);
-  free(l->conv.flips);
-  free(l->conv.moves);
-  free(l->conv.moved);
+  free(l->packed.thresholds);
+  free(l->packed.flips);
+  free(l->packed.moves);
+  free(l->packed.moved);
   free(l);
   return failed;
 }

@@ -20,13 +20,15 @@ struct layer_run {
   struct bfcn_model model;
   struct op ops[2];
   struct term term;
+  struct packed *packed[2];
+  struct store store;
   struct bfcn_session session;
   struct grid grids[3];
   struct slot slots[3];
   uint64_t *weight;
   uint8_t *codes, *weight_codes; /* a byte each */
   float *scale, *bias;
-  struct conv *conv;
+  struct conv *convs[2], *conv;
 };
 
 static uint32_t layer_random(void) {
@@ -97,7 +99,8 @@ static int layer_plan(struct layer_run *r, const struct layer *l, enum isa isa, 
                           .bias = r->bias};
   r->ops[1].out = l->scores ? (struct value){BFCN_SCORES, l->outputs, 0, 0}
                             : (struct value){BFCN_CODES, l->outputs, 2, 0};
-  r->model = (struct bfcn_model){.ops = r->ops, .op_count = 2};
+  r->model = (struct bfcn_model){.ops = r->ops, .op_count = 2, .store = &r->store};
+  r->store.first = r->packed;
   r->grids[1] = (struct grid){l->height, l->width};
   const unsigned reach = 2 * pad - l->dilation * (l->kernel - 1) - 1;
   r->grids[2] =
@@ -105,11 +108,15 @@ static int layer_plan(struct layer_run *r, const struct layer *l, enum isa isa, 
   r->session = (struct bfcn_session){.model = &r->model,
                                      .grids = r->grids,
                                      .slots = r->slots,
+                                     .convs = r->convs,
                                      .threads = threads,
                                      .isa = isa,
                                      .wanted_kernel = name};
-  if (bfcn_conv_plan(&r->session, 1, &r->conv) != BFCN_OK ||
-      bfcn_conv_pack(&r->session, r->conv) != BFCN_OK)
+  uint64_t needed;
+  const bfcn_status status = bfcn_conv_plan(&r->session, 1, &r->conv);
+  r->convs[1] = r->conv;
+  if (status != BFCN_OK || bfcn_packed_attach(&r->session, UINT64_MAX, &needed) < 1 ||
+      bfcn_packed_fill(&r->model, r->conv) != BFCN_OK)
     return 0;
   return !name || !strcmp(bfcn_conv_kernel(r->conv), name);
 }
@@ -137,6 +144,8 @@ static void layer_fill(struct layer_run *r, const struct layer *l) {
 }
 
 static void layer_free(struct layer_run *r) {
+  if (r->conv) bfcn_packed_detach(&r->session);
+  bfcn_packed_free_all(&r->model);
   bfcn_conv_free(r->conv);
   bfcn_pool_free(r->session.pool);
   free(r->session.scratch);

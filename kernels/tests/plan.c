@@ -1,6 +1,6 @@
 /* test_plan: which values share memory, and that a session takes the bytes that a reader of the
  * graph works out by hand: values while they live, and one op's scratch at a time. */
-#include "guard.h"
+#include "conv_plan.h"
 #include "session.h"
 
 #include <stdio.h>
@@ -28,6 +28,8 @@ enum {
 
 struct net {
   struct bfcn_model model;
+  struct store store;
+  struct packed *packed[OPS];
   struct op ops[OPS];
   struct term terms[OPS];
   struct residual residuals[OPS];
@@ -102,6 +104,8 @@ static void build(struct net *n) {
   sources(op_of(n, LABELS, OP_ARGMAX, (struct value){BFCN_LABELS, CLASSES, 0, 0}), 1, SUM, 0);
   n->model.ops = n->ops;
   n->model.op_count = OPS;
+  n->store.first = n->packed;
+  n->model.store = &n->store;
 }
 
 static size_t padded(size_t bytes) {
@@ -126,6 +130,59 @@ static void test_sharing(const struct net *n) {
   expect("the logits lie where FINE lay",
          bfcn_session_logits(s, NULL, NULL, NULL) == s->slots[FINE].data, 1);
   bfcn_session_free(s);
+}
+
+/* Sessions of any size read the same packed weights, which count once and stay for the next; those
+ * of another instruction set read their own. */
+static void test_shared_weights(const struct net *n) {
+  const bfcn_options portable = {.isa = "portable"};
+  const size_t none = bfcn_model_bytes(&n->model);
+  bfcn_session *s = session_of(n, 1, 0), *kept = session_of(n, 2, 1), *other, *apart;
+  const size_t two = bfcn_model_bytes(&n->model);
+  expect("create", bfcn_session_create(&n->model, 7, 5, NULL, &other), BFCN_OK);
+  const size_t three = bfcn_model_bytes(&n->model);
+  expect("one set of weights",
+         s->convs[STEM - 1]->packed == other->convs[STEM - 1]->packed &&
+             s->convs[STEM - 1]->packed == kept->convs[STEM - 1]->packed,
+         1);
+  expect("a further size adds its own bytes", three - two, (size_t)other->own_bytes);
+  expect("create", bfcn_session_create(&n->model, 7, 5, &portable, &apart), BFCN_OK);
+  if (strcmp(bfcn_isas(), "portable"))
+    expect("other weights", apart->convs[STEM - 1]->packed != s->convs[STEM - 1]->packed, 1);
+  bfcn_session_free(apart);
+  bfcn_session_free(s);
+  bfcn_session_free(kept);
+  bfcn_session_free(other);
+  const size_t weights = bfcn_model_bytes(&n->model);
+  expect("weights stay without a session", weights > none, 1);
+  s = session_of(n, 1, 0);
+  expect("a next session finds them", bfcn_model_bytes(&n->model), weights + (size_t)s->own_bytes);
+  bfcn_session_free(s);
+}
+
+/* Of a model's sessions together: what one more adds must fit below max_bytes; weights that none
+ * reads make room. */
+static void test_limit_of_all_sessions(const struct net *n) {
+  bfcn_session *first = session_of(n, 1, 0), *second;
+  bfcn_options options = {.max_bytes = bfcn_session_total_bytes(first)};
+  bfcn_session_free(first);
+  expect("alone", bfcn_session_create(&n->model, HEIGHT, WIDTH, &options, &first), BFCN_OK);
+  const size_t taken = bfcn_model_bytes(&n->model), added = (size_t)first->own_bytes;
+  options.max_bytes = taken + added - 1;
+  expect("one byte too few", bfcn_session_create(&n->model, HEIGHT, WIDTH, &options, &second),
+         BFCN_ERROR_MEMORY);
+  expect("nothing stays", bfcn_model_bytes(&n->model), taken);
+  options.max_bytes++;
+  expect("enough", bfcn_session_create(&n->model, HEIGHT, WIDTH, &options, &second), BFCN_OK);
+  bfcn_session_free(second);
+  bfcn_session_free(first);
+  bfcn_options portable = {.isa = "portable"};
+  expect("create", bfcn_session_create(&n->model, 7, 5, &portable, &second), BFCN_OK);
+  portable.max_bytes = bfcn_session_total_bytes(second);
+  bfcn_session_free(second);
+  expect("room is made", bfcn_session_create(&n->model, 7, 5, &portable, &second), BFCN_OK);
+  expect("no more is taken", bfcn_model_bytes(&n->model) <= portable.max_bytes, 1);
+  bfcn_session_free(second);
 }
 
 /* What is alive while each op runs, without its scratch. */
@@ -221,10 +278,13 @@ int main(void) {
   build(&net);
   test_sharing(&net);
   test_kept_values(&net);
+  test_shared_weights(&net);
+  test_limit_of_all_sessions(&net);
   for (unsigned threads = 1; threads <= 3; threads++) {
     test_bytes(&net, threads);
     test_results(&net, threads);
   }
+  bfcn_packed_free_all(&net.model);
   printf("%d expectations failed\n", failures);
   return failures != 0;
 }

@@ -5,6 +5,8 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +242,29 @@ def test_files_copies_and_ends_are_as_of_every_engine(tmp_path):
             use()
     again = pickle.loads(pickle.dumps(engine))
     np.testing.assert_array_equal(again(image), engine(image))
+
+
+def test_threads_share_an_engine():
+    """In turns; each has the logits, the profile and the bytes of its own call."""
+    graph, sizes = small(), [(3, 5), (4, 5), (3, 6), (6, 2), (5, 5), (2, 2)]
+    engine, images = Engine(graph), [random_image(*size) for size in sizes]
+    expected = [oracle(graph, image) for image in images]
+    barrier = threading.Barrier(3)
+
+    def work(first: int) -> None:
+        for i in range(3):
+            index = (first + i) % len(images)
+            output = engine(images[index])
+            barrier.wait()  # others ran the same plans before the logits are read
+            engine.run(torch.from_numpy(images[0].transpose(2, 0, 1))[None], set())
+            output = engine(images[index])
+            barrier.wait()
+            assert_same(output, expected[index][graph.output], 'output')
+            assert_same(engine.logits, expected[index][graph.logits], 'logits')
+            assert len(engine.profile) > 0 < engine.peak_bytes
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(work, [0, 0, 4]))
 
 
 def small() -> Graph:

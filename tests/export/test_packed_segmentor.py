@@ -4,6 +4,7 @@ import copy
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,25 @@ def test_labels_are_those_of_the_graph(file, engine):
     expected = TorchEngine(file)(image)
     assert len(np.unique(expected)) > 1
     np.testing.assert_array_equal(result.pred_sem_seg.data[0].cpu().numpy(), expected)
+
+
+@pytest.mark.parametrize('engine', ['numpy', 'cpu', 'torch'])
+def test_threads_share_a_segmentor(file, engine):
+    """As a server does: each request gets the labels of its own image."""
+    images = [random_image(*size, 1) for size in ((24, 36), (33, 17), (20, 40), (16, 16), (30, 30))]
+    segmentor, alone = built(file, engine=engine), TorchEngine(file)
+    expected = [alone(image) for image in images]
+
+    def work(first: int) -> bool:
+        right = True
+        for i in range(len(images)):
+            index = (first + i) % len(images)
+            result = segmentor.test_step(data(images[index]))[0]
+            right &= np.array_equal(result.pred_sem_seg.data[0].cpu().numpy(), expected[index])
+        return right
+
+    with ThreadPoolExecutor(5) as pool:
+        assert all(pool.map(work, range(5)))
 
 
 def test_test_time_augmentation_averages_probabilities(file):

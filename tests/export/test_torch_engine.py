@@ -3,6 +3,9 @@
 import copy
 import os
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 
 import numpy as np
@@ -13,6 +16,7 @@ from bfcn_kernels import FileError, load, nets
 from bfcn_kernels.builder import random_image
 from bfcn_kernels.testing import random_graph
 from bfcn_mm.export import TorchEngine, verify
+from bfcn_mm.export.plain_sums import plain_sums
 
 DEVICES = [
     'cpu',
@@ -98,3 +102,57 @@ def test_backend_flags_are_given_back():
     before = torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled
     TorchEngine(nets.toy(), 'cpu')(random_image(24, 36))
     assert (torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled) == before
+
+
+def test_threads_share_an_engine_and_the_flags_of_torch():
+    """The last thread that runs gives the flags back; until then no convolution is other than a sum."""
+    before = torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled
+    assert before == (True, True)
+    graph = random_graph(3)
+    engine = TorchEngine(graph, 'cpu')
+    images = [random_image(*size) for size in ((24, 36), (9, 12), (23, 34), (17, 40))]
+    expected = [verify.oracle(graph, image) for image in images]
+
+    def work(first: int) -> bool:
+        right = True
+        for i in range(12):
+            index = (first + i) % len(images)
+            output = engine(images[index])
+            right &= np.array_equal(output, expected[index][graph.output])
+            right &= np.array_equal(engine.logits, expected[index][graph.logits])
+        return right
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(work, range(6)))
+    assert (torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled) == before
+
+
+def test_the_last_thread_gives_the_flags_back():
+    with plain_sums:
+        other = ExitStack()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(other.enter_context, plain_sums).result()
+            assert not torch.backends.mkldnn.enabled
+            pool.submit(other.close).result()
+        assert not torch.backends.mkldnn.enabled
+    assert torch.backends.mkldnn.enabled
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork')
+def test_a_child_has_the_flags_that_a_thread_of_its_parent_would_have_given_back():
+    inside, leave = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with plain_sums:
+            inside.set()
+            leave.wait()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    inside.wait()
+    child = os.fork()
+    if not child:
+        os._exit(0 if torch.backends.mkldnn.enabled else 1)
+    leave.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

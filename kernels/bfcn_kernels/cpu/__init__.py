@@ -4,12 +4,15 @@ import ctypes
 import os
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from bfcn_kernels.cpu.build import open_library
+from bfcn_kernels.cpu.sessions import Sessions
 from bfcn_kernels.files import read_bytes
 from bfcn_kernels.gguf_container import FileError
 from bfcn_kernels.image import check_image
@@ -20,7 +23,6 @@ from bfcn_kernels.values import GraphError
 _KINDS = ('image', 'codes', 'scores', 'labels')
 _FILE, _FORMAT, _GRAPH, _SHAPE, _MEMORY, _WORK = 2, 3, 4, 5, 6, 8  # bfcn_status
 _MAX_THREADS = 64  # of session.h
-_MODELS_PLANNED = 4  # sessions kept, one per image size
 
 
 class Options(ctypes.Structure):
@@ -66,6 +68,7 @@ def load_library() -> ctypes.CDLL:
         'bfcn_model_load': (ctypes.c_int, [text, ctypes.POINTER(void)]),
         'bfcn_model_load_memory': (ctypes.c_int, [text, size, ctypes.POINTER(void)]),
         'bfcn_model_free': (None, [void]),
+        'bfcn_model_bytes': (size, [void]),
         'bfcn_session_create': (
             ctypes.c_int,
             [void, ctypes.c_uint, ctypes.c_uint, ctypes.POINTER(Options), ctypes.POINTER(void)],
@@ -77,6 +80,7 @@ def load_library() -> ctypes.CDLL:
         'bfcn_session_run': (ctypes.c_int, [void, void, size, void]),
         'bfcn_session_ops': (size, [void]),
         'bfcn_session_op': (ctypes.c_int, [void, size, ctypes.POINTER(OpInfo)]),
+        'bfcn_session_seconds': (ctypes.POINTER(ctypes.c_double), [void]),
         'bfcn_session_logits': (void, [void] + [ctypes.POINTER(ctypes.c_uint)] * 3),
         'bfcn_session_read': (ctypes.c_int, [void, size, void, size]),
     }
@@ -92,12 +96,16 @@ def isas() -> list[str]:
 
 
 class Engine(Closable):
-    """A packed model on the CPU. Sessions are planned per image size and kept for the latest few.
+    """A packed model on the CPU. Any number of threads may call it, and children of fork().
 
-    threads: 1..64; of more than bfcn_cores(), those run and a warning says so. isa caps the instruction
-    set, kernel forces one of kernels.inc where it serves; by default the environment's BFCN_ISA and
-    BFCN_KERNEL, and without them the planner chooses. max_bytes and max_ops as in `bfcn_kernels.load`.
-    A copy, and what is unpickled, opens the same file with the same options.
+    Sessions are planned per image size; each runs one image at a time, and the latest few are kept. As
+    many images run at once as the process has cores for their threads; further callers wait.
+
+    threads: of one image, 1..64; of more than bfcn_cores(), those run and a warning says so. isa caps the
+    instruction set, kernel forces one of kernels.inc where it serves; by default the environment's
+    BFCN_ISA and BFCN_KERNEL, and without them the planner chooses. max_bytes and max_ops as in
+    `bfcn_kernels.load`: a call that would pass max_bytes frees sessions that are not in use, then waits
+    for those that are. A copy, and what is unpickled, opens the same file with the same options.
     Raises FileError or GraphError for a bad file, ValueError for a bad option; MemoryError or WorkError,
     also by calls, for what would pass a limit.
     """
@@ -111,11 +119,11 @@ class Engine(Closable):
         max_bytes: int | None = None,
         max_ops: int | None = None,
     ):
+        super().__init__()
         self.limits = Limits(max_bytes, max_ops)
         self.limits.check_file(path)
         self._lib = load_library()
         self._model = ctypes.c_void_p()
-        self._sessions: dict[tuple, ctypes.c_void_p] = {}
         if not 1 <= threads <= _MAX_THREADS:
             raise ValueError(f'threads must be in 1..{_MAX_THREADS}, got {threads}')
         if threads > (cores := self._lib.bfcn_cores()):
@@ -126,25 +134,24 @@ class Engine(Closable):
         self.threads = threads
         self.isa = isa or os.environ.get('BFCN_ISA') or None
         self.kernel = kernel or os.environ.get('BFCN_KERNEL') or None
-        self.peak_bytes = 0
-        self._latest: ctypes.c_void_p | None = (
-            None  # session whose logits and profile are not yet read
-        )
-        self._logits, self._profile = None, []
+        most = max(1, cores // threads)
+        self._sessions = Sessions(self._create, self._lib.bfcn_session_free, most)
+        self._names: list[tuple[str, str]] = []  # of every op, with its kind
 
     def __del__(self):
-        self._free()
+        self._release()
 
     def _release(self) -> None:
-        self._note()
-        self._free()
-
-    def _free(self) -> None:
-        for session in getattr(self, '_sessions', {}).values():
-            self._lib.bfcn_session_free(session)
+        if hasattr(self, '_sessions'):
+            self._sessions.free_all()
         if getattr(self, '_model', None):
             self._lib.bfcn_model_free(self._model)
-        self._sessions, self._model = {}, None
+        self._model = None
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        if hasattr(self, '_sessions'):
+            self._sessions.after_fork()
 
     def __reduce__(self) -> tuple:
         self._check_open()
@@ -154,86 +161,83 @@ class Engine(Closable):
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Labels uint8 (h, w) of a uint8 RGB image (h, w, 3), or the last op's value."""
-        session = self._run(image, keep_values=False)
-        return self._read(session, self._lib.bfcn_session_ops(session) - 1)
+        with self._run(image, keep_values=False) as session:
+            return self._read(session, self._lib.bfcn_session_ops(session) - 1)
 
     def trace(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """Every value by op name: codes and labels uint8, scores float32."""
-        session = self._run(image, keep_values=True)
-        count = self._lib.bfcn_session_ops(session)
-        return {self._info(session, i).name.decode(): self._read(session, i) for i in range(count)}
-
-    @property
-    def logits(self) -> np.ndarray | None:
-        """Scores of the latest call, read when first asked for."""
-        self._note()
-        return self._logits
-
-    @property
-    def profile(self) -> list[tuple[str, str, float]]:
-        """(name, op, seconds) of the latest call, read when first asked for."""
-        self._note()
-        return self._profile
+        with self._run(image, keep_values=True) as session:
+            return {name: self._read(session, i) for i, (name, _) in enumerate(self._names)}
 
     def weight_bytes(self, height: int, width: int) -> int:
-        """Of weights, as they are re-packed for an image size."""
-        return self._lib.bfcn_session_weight_bytes(self._session(height, width, keep_values=False))
+        """Of packed weights that an image size reads; sizes share them."""
+        with self._session(height, width) as session:
+            return self._lib.bfcn_session_weight_bytes(session)
 
     def total_bytes(self, height: int, width: int) -> int:
-        """Of all that an image size takes, the model included: what max_bytes limits."""
-        return self._lib.bfcn_session_total_bytes(self._session(height, width, keep_values=False))
+        """Of all that one call of an image size takes, the model included."""
+        with self._session(height, width) as session:
+            return self._lib.bfcn_session_total_bytes(session)
+
+    @property
+    def taken_bytes(self) -> int:
+        """Of all that is allocated now, with every session that is kept: what max_bytes limits."""
+        with self._call():
+            return self._lib.bfcn_model_bytes(self._model)
 
     def ops(self, height: int, width: int) -> list[OpInfo]:
-        """What is known of every op for an image size: kernel, shape, MACs, seconds of the last run."""
-        session = self._session(height, width, keep_values=False)
-        return [self._info(session, i) for i in range(self._lib.bfcn_session_ops(session))]
+        """What is known of every op for an image size: kernel, shape, MACs, seconds of a session's
+        last run."""
+        with self._session(height, width) as session:
+            return [self._info(session, i) for i in range(self._lib.bfcn_session_ops(session))]
 
-    def _run(self, image: np.ndarray, keep_values: bool) -> ctypes.c_void_p:
+    @contextmanager
+    def _run(self, image: np.ndarray, keep_values: bool) -> Iterator[ctypes.c_void_p]:
+        """A session that has run the image and is this call's alone until the block ends."""
         self._check_open()
         image = check_image(image)
         if image.strides[1:] != (3, 1) or image.strides[0] < 3 * image.shape[1]:
             image = np.ascontiguousarray(image)
-        session = self._session(*image.shape[:2], keep_values)
-        run = self._lib.bfcn_session_run
-        self._check(
-            run(session, image.ctypes.data, max(image.strides[0], 3 * image.shape[1]), None)
-        )
-        self._latest, self.peak_bytes = session, self._lib.bfcn_session_peak_bytes(session)
+        stride = max(image.strides[0], 3 * image.shape[1])
+        with self._session(*image.shape[:2], keep_values) as session:
+            run = self._lib.bfcn_session_run
+            self._check(run(session, image.ctypes.data, stride, None))
+            self._note(session)
+            yield session
+
+    @contextmanager
+    def _session(
+        self, height: int, width: int, keep_values: bool = False
+    ) -> Iterator[ctypes.c_void_p]:
+        with self._call(), self._sessions.lend((height, width, keep_values)) as session:
+            yield session
+
+    def _create(self, key: tuple[int, int, bool]) -> ctypes.c_void_p:
+        height, width, keep_values = key
+        session = ctypes.c_void_p()
+        encoded = [text.encode() if text else None for text in (self.isa, self.kernel)]
+        limits = (self.limits.max_bytes or 0, self.limits.max_ops or 0)
+        options = Options(self.threads, *encoded, keep_values, *limits)
+        create = self._lib.bfcn_session_create
+        arguments = (height, width, ctypes.byref(options), ctypes.byref(session))
+        self._check(create(self._model, *arguments))
         return session
 
-    def _session(self, height: int, width: int, keep_values: bool) -> ctypes.c_void_p:
-        self._check_open()
-        key = height, width, keep_values
-        if key not in self._sessions:
-            while len(self._sessions) >= _MODELS_PLANNED:
-                oldest = self._sessions.pop(next(iter(self._sessions)))
-                if oldest is self._latest:
-                    self._note()
-                self._lib.bfcn_session_free(oldest)
-            session = ctypes.c_void_p()
-            encoded = [text.encode() if text else None for text in (self.isa, self.kernel)]
-            limits = (self.limits.max_bytes or 0, self.limits.max_ops or 0)
-            options = Options(self.threads, *encoded, keep_values, *limits)
-            create = self._lib.bfcn_session_create
-            arguments = (height, width, ctypes.byref(options), ctypes.byref(session))
-            self._check(create(self._model, *arguments))
-            self._sessions[key] = session
-        return self._sessions[key]
-
-    def _note(self) -> None:
-        """Copy what the latest session tells of its run, before the session is gone or runs again."""
-        session, self._latest = self._latest, None
-        if session is None:
-            return
-        infos = [self._info(session, i) for i in range(self._lib.bfcn_session_ops(session))]
-        self._profile = [(info.name.decode(), info.op.decode(), info.seconds) for info in infos]
+    def _note(self, session: ctypes.c_void_p) -> None:
+        """Copy what a session tells of its run, before another thread has it."""
+        latest, count = self._latest, self._lib.bfcn_session_ops(session)
+        if not self._names:
+            infos = [self._info(session, i) for i in range(count)]
+            self._names = [(info.name.decode(), info.op.decode()) for info in infos]
+        seconds = self._lib.bfcn_session_seconds(session)[:count]
+        latest.profile = [(*op, time) for op, time in zip(self._names, seconds, strict=True)]
+        latest.peak_bytes = self._lib.bfcn_session_peak_bytes(session)
         sides = [ctypes.c_uint() for _ in range(3)]
         data = self._lib.bfcn_session_logits(session, *map(ctypes.byref, sides))
-        self._logits = None
+        latest.logits = None
         if data:
-            shape = tuple(side.value for side in sides)
-            pointer = ctypes.cast(data, ctypes.POINTER(ctypes.c_float))
-            self._logits = np.ctypeslib.as_array(pointer, shape).copy()
+            latest.logits = np.empty([side.value for side in sides], np.float32)
+            ctypes.memmove(latest.logits.ctypes.data, data, latest.logits.nbytes)
 
     def _info(self, session: ctypes.c_void_p, index: int) -> OpInfo:
         info = OpInfo()

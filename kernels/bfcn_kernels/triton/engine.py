@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import threading
+import weakref
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +22,35 @@ from bfcn_kernels.triton.device import check_one_bit, pick_device
 from bfcn_kernels.triton.plan import Network, Plan
 
 _PLANS_KEPT = 4  # one per batch and image size
+# Launches and captures of one device are one thread's at a time, in all engines.
+_turns: defaultdict[torch.device, threading.RLock] = defaultdict(threading.RLock)
+if hasattr(os, 'register_at_fork'):  # not on Windows
+    os.register_at_fork(after_in_child=_turns.clear)
+
+
+class _Report:
+    """What is known of one call: in its plan until the plan runs for another thread, then in copies."""
+
+    def __init__(self, plan: Plan, logits: str):
+        self._plan, self._name = plan, logits
+        self._logits: np.ndarray | None = None
+        self._profile: list[tuple[str, str, float]] | None = None
+        self.peak_bytes = plan.peak_bytes
+
+    def logits(self) -> np.ndarray:
+        return _array(self._plan.maps[self._name]) if self._logits is None else self._logits
+
+    def profile(self) -> list[tuple[str, str, float]]:
+        return self._plan.profile if self._profile is None else self._profile
+
+    def keep(self) -> None:
+        self._logits, self._profile = self.logits(), self.profile()
 
 
 class Engine(Closable):
     """An engine as in `bfcn_kernels.load`, from a file, a Model or a Graph; `run` takes batches.
+
+    Any number of threads may call it; a device runs one call at a time.
 
     Plans are made per batch and image size and the latest few are kept: an arena for all maps and, on a
     GPU, a CUDA graph of the whole network; `profile` then tells of each step run by itself.
@@ -39,18 +69,20 @@ class Engine(Closable):
         max_bytes: int | None = None,
         max_ops: int | None = None,
     ):
+        super().__init__()
         self.limits = Limits(max_bytes, max_ops)
         self.device = pick_device(device)
         if one_bit:
             check_one_bit(self.device)
-        if isinstance(model, str | Path):
+        if not isinstance(model, Model | Graph):
+            model = Path(model)
             self.limits.check_file(model, times=READING)
             model = read(model)
         self.graph = model if isinstance(model, Graph) else model.graph
         self.network = Network(self.graph, self.device, one_bit)
         self._plans: dict[tuple, Plan] = {}
         self._one_bit = one_bit
-        self._latest: Plan | None = None
+        self._reports: weakref.WeakKeyDictionary[Plan, weakref.ref] = weakref.WeakKeyDictionary()
 
     def __reduce__(self) -> tuple:
         """A copy plans and captures for itself."""
@@ -64,14 +96,14 @@ class Engine(Closable):
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Labels uint8 (h, w) of a uint8 RGB image (h, w, 3), or the last op's value."""
-        plan = self._run(_batch(image))
-        return _array(plan.maps[self.graph.output])
+        with self._turn():
+            plan = self._run(_batch(image))
+            return _array(plan.maps[self.graph.output])
 
     def trace(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """Every value by op name: codes and labels uint8, scores float32, (h, w, channels)."""
-        images = _batch(image)
-        plan = self._latest = self.plan(*images.shape[:3], traced=True)
-        return {name: _array(value) for name, value in plan.trace(images)}
+        with self._turn():
+            return {name: _array(value) for name, value in self._trace(_batch(image))}
 
     def run(self, images: torch.Tensor, keep: Iterable[str]) -> dict[str, torch.Tensor]:
         """The values in `keep` for uint8 RGB images (n, 3, h, w) on any device: codes uint8 and scores
@@ -83,11 +115,11 @@ class Engine(Closable):
         keep, images = set(keep), images.permute(0, 2, 3, 1)
         if unknown := keep - {op.name for op in self.graph.ops}:
             raise ValueError(f'the graph has no value named {sorted(unknown)[0]!r}')
-        if keep <= {self.graph.output, self.graph.logits}:
-            plan = self._run(images)
-            return {name: _tensor(plan.maps[name]) for name in keep}
-        plan = self._latest = self.plan(*images.shape[:3], traced=True)
-        return {name: _tensor(value) for name, value in plan.trace(images) if name in keep}
+        with self._turn():
+            if keep <= {self.graph.output, self.graph.logits}:
+                plan = self._run(images)
+                return {name: _tensor(plan.maps[name]) for name in keep}
+            return {name: _tensor(value) for name, value in self._trace(images) if name in keep}
 
     @property
     def one_bit_layers(self) -> list[str]:
@@ -96,34 +128,57 @@ class Engine(Closable):
 
     @property
     def logits(self) -> np.ndarray | None:
-        """float32 (h, w, classes) of the latest call's first image."""
-        return self._latest and _array(self._latest.maps[self.graph.logits])
+        """float32 (h, w, classes) of the first image of this thread's latest call."""
+        with _turns[self.device]:
+            return self._latest.report and self._latest.report.logits()
 
     @property
     def profile(self) -> list[tuple[str, str, float]]:
-        """(op's name, 'bit_conv', 'plane_conv' etc., seconds) of the latest call's plan."""
-        return self._latest.profile if self._latest else []
+        """(op's name, 'bit_conv', 'plane_conv' etc., seconds) of this thread's latest call; on a GPU, of
+        its plan."""
+        with _turns[self.device]:
+            return self._latest.report.profile() if self._latest.report else []
 
     @property
     def peak_bytes(self) -> int:
-        """Of the arena that holds every map of the latest call."""
-        return self._latest.peak_bytes if self._latest else 0
+        """Of the arena that holds every map of this thread's latest call."""
+        return self._latest.report.peak_bytes if self._latest.report else 0
 
     def plan(self, batch: int, height: int, width: int, traced: bool = False) -> Plan:
         """What runs images of one size: made at the first call, kept for the latest few sizes."""
-        self._check_open()
         key = batch, height, width, traced
-        if key not in self._plans:
-            self.limits.check_work(self.graph, height, width)
-            while len(self._plans) >= _PLANS_KEPT:
-                self._plans.pop(next(iter(self._plans)))
-            self._plans[key] = Plan(self.network, *key, limits=self.limits)
-        return self._plans[key]
+        with self._turn():
+            if key not in self._plans:
+                self.limits.check_work(self.graph, height, width)
+                while len(self._plans) >= _PLANS_KEPT:
+                    self._plans.pop(next(iter(self._plans)))
+                self._plans[key] = Plan(self.network, *key, limits=self.limits)
+            return self._plans[key]
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self._call(), _turns[self.device]:
+            yield
 
     def _run(self, images: torch.Tensor) -> Plan:
-        self._latest = self.plan(*images.shape[:3])
-        self._latest.run(images)
-        return self._latest
+        plan = self.plan(*images.shape[:3])
+        self._report_on(plan)
+        plan.run(images)
+        return plan
+
+    def _trace(self, images: torch.Tensor) -> Iterator[tuple[str, Map]]:
+        plan = self.plan(*images.shape[:3], traced=True)
+        self._report_on(plan)
+        return plan.trace(images)
+
+    def _report_on(self, plan: Plan) -> None:
+        """Have this thread's reports come from a plan that is about to run, and keep another's."""
+        self._latest.report = None
+        previous = self._reports[plan]() if plan in self._reports else None
+        if previous is not None:
+            previous.keep()
+        report = self._latest.report = _Report(plan, self.graph.logits)
+        self._reports[plan] = weakref.ref(report)
 
 
 def _batch(image: np.ndarray) -> torch.Tensor:

@@ -8,9 +8,12 @@
  *   bfcn_session_free(session);
  *   bfcn_model_free(model);
  *
- * A model never changes once loaded: any number of sessions, in any threads, may share it. One
- * session serves one thread at a time. A model must outlive its sessions. Nothing is allocated
- * while a session runs. */
+ * A model never changes once loaded: any number of sessions, in any threads, may share it. Weights
+ * are packed for the first session and kept with the model: a session of another size costs
+ * milliseconds and its activations. One session serves one thread at a time. A model must outlive
+ * its sessions. Nothing is allocated while a session runs. A child of fork() may run and free the
+ * sessions it finds, also those that other threads of its parent were running; it starts its own
+ * worker threads at the first run. */
 #ifndef BFCN_H
 #define BFCN_H
 
@@ -67,7 +70,8 @@ typedef struct {
   const char *isa;    /* of bfcn_isas(): the most to use; NULL: all the CPU has */
   const char *kernel; /* a kernel of kernels.inc that every layer it can serve must use; or NULL */
   int keep_values;    /* keep every value for bfcn_session_read: several times the memory */
-  size_t max_bytes;   /* of bfcn_session_total_bytes; 0: half of what is free. More is refused */
+  size_t max_bytes;   /* of bfcn_model_bytes with this session; 0: half of what is free is the most
+                         that it may add. More is refused */
   uint64_t max_ops;   /* operations an image (docs/format.md); 0: 2^44. More is refused */
 } bfcn_options;
 
@@ -76,13 +80,17 @@ BFCN_API bfcn_status bfcn_session_create(const bfcn_model *model, unsigned heigh
                                          const bfcn_options *options, bfcn_session **session);
 BFCN_API void bfcn_session_free(bfcn_session *session);
 
+/* Bytes of all that the file makes the library allocate at this moment: the model with its file,
+ * its sessions, and packed weights, which are counted once and stay when a session is freed. */
+BFCN_API size_t bfcn_model_bytes(const bfcn_model *model);
+
 /* Bytes of activations (all values with the scratch of every op and thread, in one allocation), and
  * of weights re-packed for the kernels; both are known before the first run and never grow. */
 BFCN_API size_t bfcn_session_peak_bytes(const bfcn_session *session);
 BFCN_API size_t bfcn_session_weight_bytes(const bfcn_session *session);
 
-/* Bytes of all that the file made the library allocate: activations, weights, thresholds, tables,
- * and the model with its file, shared by its sessions. Counted before they are allocated. */
+/* Bytes that one session needs if it is the model's only one: activations, weights, thresholds,
+ * tables, and the model with its file. Counted before they are allocated. */
 BFCN_API size_t bfcn_session_total_bytes(const bfcn_session *session);
 
 /* One image, RGB bytes, rows `stride` bytes apart (>= 3 * width), to labels (height x width; NULL
@@ -103,6 +111,9 @@ typedef struct {
 /* Value i is written by op i, 0 <= i < bfcn_session_ops(). */
 BFCN_API size_t bfcn_session_ops(const bfcn_session *session);
 BFCN_API bfcn_status bfcn_session_op(const bfcn_session *session, size_t index, bfcn_op_info *info);
+
+/* Seconds of each op in the latest run, bfcn_session_ops() of them, valid until the next. */
+BFCN_API const double *bfcn_session_seconds(const bfcn_session *session);
 
 /* The scores that argmax reads (or the last op's), height x width x channels, valid until the next
  * run; NULL where the model's last value is codes. */

@@ -191,12 +191,17 @@ static void point(const struct task *task, const struct conv_term *t, size_t fir
 
 /* Twice a sum that thresholds read fits 16 bits, too. */
 static int sums_are_doubled(const struct task *task, const struct conv_term *t) {
-  return task->conv->thresholds && t->k == 2 && bfcn_backend(task->s->isa)->doubled_sums;
+  return task->conv->packed->thresholds && t->k == 2 && bfcn_backend(task->s->isa)->doubled_sums;
+}
+
+static const struct packed_term *packed_of(const struct conv *conv, const struct conv_term *t) {
+  return &conv->packed->terms[t - conv->terms];
 }
 
 static void multiply(const struct task *task, const struct conv_term *t, size_t count) {
   const struct conv *conv = task->conv;
   const size_t stride = task->lane_end - task->lane, sum_bytes = t->kernel->sum_bits / 8;
+  const struct packed_term *packed = packed_of(conv, t);
   const uint8_t *const *pixels = (const uint8_t *const *)(task->scratch + t->pixels_at);
   struct gemm g = {.pixels = pixels,
                    .row_stride = conv->block_pixels + TILE_PIXELS,
@@ -204,14 +209,14 @@ static void multiply(const struct task *task, const struct conv_term *t, size_t 
                    .columns = t->columns,
                    .column_bytes = t->term->window.dw * t->pixel_bytes,
                    .steps = t->steps,
-                   .run = t->run,
+                   .run = t->kernel->columns ? packed->shared_run : packed->run,
                    .block_bytes = t->block_bytes,
                    .plane_bytes = t->plane_bytes,
                    .planes = t->planes,
                    .room = task->scratch + t->room_at,
                    .tap_channels = t->term->length / (t->rows * t->columns),
                    .wide = t->from.bits > 7,
-                   .pairs_fit = t->pairs_fit,
+                   .pairs_fit = packed->pairs_fit,
                    .sum_stride = stride};
   for (int code = 0; code < 4; code++)
     g.values[code] = (int8_t)((int)t->term->form * code - t->term->z);
@@ -221,7 +226,7 @@ static void multiply(const struct task *task, const struct conv_term *t, size_t 
     const struct gemm_kernel *k = bfcn_kernel_for_outputs(t->kernel, end - lane, conv->grid.width);
     const unsigned block = lane / k->lanes;
     g.tiles = (count + k->mr - 1) / k->mr;
-    g.weights = t->weights + block * t->block_bytes;
+    g.weights = packed->weights + block * t->block_bytes;
     g.sums = task->scratch + t->sums_at + (lane - task->lane) * sum_bytes;
     for (unsigned pass = 0; pass < t->passes; pass++) {
       g.first_byte = pass * t->pass_bytes + (t->first_channel ? t->first_channel[block] : 0) *
@@ -238,6 +243,7 @@ static void finish(const struct task *task, const struct epilogue_term *terms, s
                    size_t count) {
   const struct conv *conv = task->conv;
   const struct op *op = conv->op;
+  const struct packed *packed = conv->packed;
   const struct slot *out = &task->s->slots[conv->index + 1];
   const size_t pixel = (size_t)task->row * conv->grid.width + first;
   const size_t pixel_bytes = out->words                    ? 8ul * op->out.bits * out->words
@@ -252,7 +258,7 @@ static void finish(const struct task *task, const struct epilogue_term *terms, s
     const struct slot *slot = &task->s->slots[source];
     const size_t bytes = slot->words ? 8ul * from.bits * slot->words : from.channels;
     residuals[i] = (struct epilogue_residual){(const uint8_t *)slot->data + pixel * bytes,
-                                              from.bits, conv->addends + 256 * i};
+                                              from.bits, packed->addends + 256 * i};
   }
   const unsigned end = task->lane_end < conv->outputs ? task->lane_end : conv->outputs;
   const struct epilogue epilogue = {.pixels = count,
@@ -263,15 +269,15 @@ static void finish(const struct task *task, const struct epilogue_term *terms, s
                                     .residuals = op->residual_count,
                                     .term = terms,
                                     .residual = residuals,
-                                    .bias = conv->bias,
+                                    .bias = packed->bias,
                                     .bits = op->out.bits,
                                     .out = (uint8_t *)out->data + pixel * pixel_bytes,
-                                    .thresholds = conv->thresholds,
-                                    .flips = conv->flips,
-                                    .moves = conv->moves,
-                                    .moved = conv->moved};
+                                    .thresholds = packed->thresholds,
+                                    .flips = packed->flips,
+                                    .moves = packed->moves,
+                                    .moved = packed->moved};
   const struct backend *backend = bfcn_backend(task->s->isa);
-  if (conv->thresholds && backend->epilogue_threshold)
+  if (packed->thresholds && backend->epilogue_threshold)
     backend->epilogue_threshold(&epilogue);
   else
     backend->epilogue(&epilogue);
@@ -287,8 +293,8 @@ static struct epilogue_term summed(const struct task *task, const struct conv_te
                                 .k = sums_are_doubled(task, t) ? 1 : t->k,
                                 .box_scale = t->box_scale,
                                 .box = (const int32_t *)(task->scratch + t->box_at),
-                                .offset = t->offset,
-                                .scale = t->scale};
+                                .offset = packed_of(task->conv, t)->offset,
+                                .scale = packed_of(task->conv, t)->scale};
 }
 
 static void run_block(const struct task *task, size_t first, size_t count) {

@@ -1,4 +1,4 @@
-/* Lay out what the run of a bit_conv needs, then pack it. */
+/* Lay out what the run of a bit_conv needs. */
 #include "conv_plan.h"
 #include "limits.h"
 #include "status.h"
@@ -110,9 +110,10 @@ static bfcn_status plan_term(const struct bfcn_session *s, struct conv *conv, un
     t->k = 1;
   else
     t->k = (int)t->term->form, t->box_scale = -t->term->z;
-  const uint64_t packed = bfcn_packed_bytes(t, conv->padded);
-  conv->weight_bytes += t->block_bytes * (uint64_t)(conv->padded / t->kernel->lanes);
-  conv->total_bytes = bfcn_add(conv->total_bytes, packed + conv->padded * sizeof *t->scale);
+  const uint64_t blocks = conv->padded / t->kernel->lanes;
+  conv->weight_bytes += t->block_bytes * blocks;
+  conv->packed_bytes = bfcn_add(conv->packed_bytes, bfcn_packed_bytes(t, conv->padded));
+  if (t->first_channel) conv->own_bytes += blocks * sizeof *t->first_channel;
   if (t->term->length > conv->passing_bytes) conv->passing_bytes = t->term->length;
   return BFCN_OK;
 }
@@ -144,20 +145,6 @@ static void plan_tasks(const struct bfcn_session *s, struct conv *conv) {
   conv->row_tasks = divide_up(height, best);
   conv->lanes_per_task = divide_up(blocks, best_splits) * LANES;
   conv->lane_tasks = divide_up(conv->padded, conv->lanes_per_task);
-}
-
-/* f32(q - zp) * R of every code of every residual. */
-static int plan_addends(const struct bfcn_session *s, struct conv *conv) {
-  const struct op *op = conv->op;
-  conv->addends = calloc(op->residual_count + 1ul, 256 * sizeof *conv->addends);
-  if (!conv->addends) return 0;
-  for (unsigned i = 0; i < op->residual_count; i++) {
-    const struct value from = bfcn_model_value(s->model, op->residuals[i].source);
-    for (unsigned code = 0; code < 1u << from.bits; code++)
-      conv->addends[256 * i + code] =
-          (float)((int)code - (int)from.zero_point) * op->residuals[i].scale;
-  }
-  return 1;
 }
 
 /* Rows of the output that `pixels` pixels in a row touch, wherever a block begins. */
@@ -232,14 +219,6 @@ static void plan_scratch(struct conv *conv) {
   } while (conv->scratch_bytes > most && --rows > 0 && rows * width >= LEAST_PIXELS);
 }
 
-/* The first residual's value, or NULL. */
-static const struct value *residual_of(const struct bfcn_session *s, const struct conv *conv,
-                                       struct value *room) {
-  if (!conv->op->residual_count) return NULL;
-  *room = bfcn_model_value(s->model, conv->op->residuals[0].source);
-  return room;
-}
-
 bfcn_status bfcn_conv_plan(const struct bfcn_session *s, unsigned op, struct conv **out) {
   struct conv *conv = calloc(1, sizeof *conv);
   *out = conv;
@@ -254,65 +233,27 @@ bfcn_status bfcn_conv_plan(const struct bfcn_session *s, unsigned op, struct con
   plan_tasks(s, conv);
   for (unsigned i = 0; i < conv->op->term_count; i++) TRY(plan_term(s, conv, i));
   plan_scratch(conv);
-  struct value room;
-  const struct value *residual = residual_of(s, conv, &room);
-  conv->total_bytes += sizeof *conv + conv->op->term_count * sizeof *conv->terms +
-                       conv->padded * sizeof *conv->bias +
-                       256 * (conv->op->residual_count + 1ull) * sizeof *conv->addends;
-  if (s->isa != ISA_PORTABLE)
-    conv->total_bytes += bfcn_thresholds_bytes(conv, residual, bfcn_backend(s->isa)->moves);
-  return BFCN_OK;
-}
-
-static bfcn_status pack_term(struct conv *conv, struct conv_term *t) {
-  t->scale = calloc(conv->padded, sizeof *t->scale);
-  if (!t->scale || !bfcn_pack_weights(t, conv->outputs, conv->padded))
-    return bfcn_fail(BFCN_ERROR_MEMORY, "op '%s': no memory for its weights", conv->op->name);
-  memcpy(t->scale, t->term->scale, conv->outputs * sizeof *t->scale);
-  return BFCN_OK;
-}
-
-bfcn_status bfcn_conv_pack(const struct bfcn_session *s, struct conv *conv) {
-  const struct op *op = conv->op;
-  for (unsigned i = 0; i < op->term_count; i++) TRY(pack_term(conv, &conv->terms[i]));
-  conv->bias = calloc(conv->padded, sizeof *conv->bias);
-  if (!conv->bias || !plan_addends(s, conv))
-    return bfcn_fail(BFCN_ERROR_MEMORY, "op '%s': no memory for its residuals", op->name);
-  memcpy(conv->bias, op->bias, conv->outputs * sizeof *conv->bias);
-  struct value room;
-  if (s->isa != ISA_PORTABLE &&
-      !bfcn_find_thresholds(conv, residual_of(s, conv, &room), bfcn_backend(s->isa)->moves))
-    return bfcn_fail(BFCN_ERROR_MEMORY, "op '%s': no memory for its thresholds", op->name);
+  if (conv->op->residual_count)
+    conv->residual = bfcn_model_value(s->model, conv->op->residuals[0].source);
+  conv->with_thresholds = s->isa != ISA_PORTABLE;
+  conv->with_moves = bfcn_backend(s->isa)->moves;
+  conv->own_bytes += sizeof *conv + conv->op->term_count * sizeof *conv->terms;
+  conv->packed_bytes += sizeof *conv->packed + conv->padded * sizeof *conv->packed->bias +
+                        256 * (conv->op->residual_count + 1ull) * sizeof *conv->packed->addends +
+                        bfcn_thresholds_bytes(conv);
   return BFCN_OK;
 }
 
 void bfcn_conv_free(struct conv *conv) {
   if (!conv) return;
-  for (unsigned i = 0; conv->terms && i < conv->op->term_count; i++) {
-    free(conv->terms[i].weights);
+  for (unsigned i = 0; conv->terms && i < conv->op->term_count; i++)
     free(conv->terms[i].first_channel);
-    free(conv->terms[i].offset);
-    free(conv->terms[i].scale);
-  }
   free(conv->terms);
-  free(conv->bias);
-  free(conv->addends);
-  free(conv->thresholds);
-  free(conv->flips);
-  free(conv->moves);
-  free(conv->moved);
   free(conv);
 }
 
 uint64_t bfcn_conv_scratch(const struct conv *conv) {
   return conv->scratch_bytes;
-}
-uint64_t bfcn_conv_weight_bytes(const struct conv *conv) {
-  return conv->weight_bytes;
-}
-uint64_t bfcn_conv_total_bytes(const struct conv *conv, uint64_t *passing) {
-  if (conv->passing_bytes > *passing) *passing = conv->passing_bytes;
-  return conv->total_bytes;
 }
 const char *bfcn_conv_kernel(const struct conv *conv) {
   return conv->terms[0].kernel->name;

@@ -4,6 +4,7 @@
 
 #include "conv.h"
 #include "guard.h"
+#include "packed.h"
 
 /* A block of pixels is expanded, multiplied and finished together: at most BLOCK_PIXELS, fewer
  * where whole rows would take more scratch than BLOCK_BYTES, which a core's own caches hold; more
@@ -40,18 +41,13 @@ struct conv_term {
   const struct backend *backend; /* that expands for the kernel */
   unsigned passes, planes;       /* of activations; of weights */
   size_t rows, columns, steps;
-  size_t run;                     /* of steps between two widenings, for lookups */
-  int pairs_fit;                  /* of steps' products in 16 bits */
   size_t pixel_bytes, row_bytes;  /* expanded; row_bytes with padding pixels and slack */
   size_t pass_bytes;              /* from one pass's part of a pixel to the next's */
   size_t run_bytes, window_bytes; /* of a filter row, and of its rows gathered for a pixel; or 0 */
-  uint8_t *weights;
   size_t block_bytes, plane_bytes;
   size_t room_bytes;       /* for weights as bytes, or 0 */
   unsigned *first_channel; /* of each block of `lanes` outputs; NULL if all begin at 0 */
   int k, box_scale;
-  int32_t *offset; /* [outputs] or NULL */
-  float *scale;    /* padded */
   /* Of a thread's scratch: room for `slots` expanded source rows, all that a block reads, and one
    * of padding. Where `ring`, row y goes to slot y % slots and stays until a later one takes it. */
   unsigned slots;
@@ -67,13 +63,12 @@ struct conv {
   unsigned task_rows, row_tasks, lane_tasks, lanes_per_task;
   unsigned block_pixels, block_lanes; /* of a task, multiplied and finished at a time */
   struct conv_term *terms;
-  float *bias, *addends;       /* addends: 256 entries a residual */
-  int16_t *thresholds, *moves; /* as in struct epilogue */
-  uint32_t *flips;
-  uint8_t *moved;
+  struct value residual; /* of the first, if there is one */
+  int with_thresholds, with_moves;
+  struct packed *packed; /* what it reads, shared; NULL before attach */
   uint64_t scratch_bytes, weight_bytes;
-  uint64_t total_bytes;   /* of all that packing allocates */
-  uint64_t passing_bytes; /* that it allocates and frees again */
+  uint64_t own_bytes, packed_bytes; /* of all that planning, and packing, allocates */
+  uint64_t passing_bytes;           /* that packing allocates and frees again */
 #if defined(BFCN_GUARDED)
   unsigned redzones; /* in a thread's scratch, and where they are */
   size_t redzone_at[8 * MAX_TERMS];
@@ -109,14 +104,21 @@ bfcn_status bfcn_choose_kernel(const struct bfcn_session *s, const struct conv *
 const struct gemm_kernel *bfcn_kernel_for_outputs(const struct gemm_kernel *k, unsigned left,
                                                   unsigned width);
 
-/* weights.c: bytes that packing the weights of a planned term takes for good, and meanwhile; pack
- * them, 0 if out of memory. */
+/* weights.c: what decides how a planned term's weights are packed; bytes that they take; pack them,
+ * 0 if out of memory. */
+struct order bfcn_order_of(const struct conv_term *t);
 uint64_t bfcn_packed_bytes(const struct conv_term *t, unsigned padded);
-int bfcn_pack_weights(struct conv_term *t, unsigned outputs, unsigned padded);
+int bfcn_pack_weights(const struct conv_term *t, unsigned outputs, unsigned padded,
+                      struct packed_term *packed);
 
 /* thresholds.c: 16-bit thresholds where the epilogue allows them, and moves if wanted: their bytes,
  * and find them; 0 if out of memory. */
-uint64_t bfcn_thresholds_bytes(const struct conv *conv, const struct value *residual, int moves);
-int bfcn_find_thresholds(struct conv *conv, const struct value *residual, int moves);
+uint64_t bfcn_thresholds_bytes(const struct conv *conv);
+int bfcn_find_thresholds(const struct conv *conv, struct packed *packed);
+
+/* pack.c: fill all of `packed`; after an error it is as empty as before. */
+bfcn_status bfcn_pack(const struct bfcn_model *model, const struct conv *conv,
+                      struct packed *packed);
+void bfcn_pack_clear(struct packed *packed);
 
 #endif

@@ -1,6 +1,7 @@
 #include "file.h"
 #include "graph.h"
 #include "keys.h"
+#include "packed.h"
 #include "status.h"
 
 #include <stddef.h>
@@ -45,12 +46,21 @@ static bfcn_status decode(const void *data, size_t size, struct bfcn_model *mode
   return status;
 }
 
+static bfcn_status open_store(struct bfcn_model *model) {
+  struct store *store = bfcn_model_alloc(model, sizeof *store);
+  if (store) store->first = bfcn_model_alloc(model, model->op_count * sizeof *store->first);
+  if (!store || !store->first) return no_memory();
+  model->store = store;
+  return BFCN_OK;
+}
+
 bfcn_status bfcn_model_load_memory(const void *data, size_t size, bfcn_model **model) {
   if (!data || !model) return bfcn_fail(BFCN_ERROR_ARGUMENT, "data and model must not be NULL");
   *model = NULL;
   struct bfcn_model *made = calloc(1, sizeof *made);
   if (!made) return no_memory();
   bfcn_status status = decode(data, size, made);
+  if (status == BFCN_OK) status = open_store(made);
   if (status == BFCN_OK)
     *model = made;
   else
@@ -74,12 +84,17 @@ bfcn_status bfcn_model_load(const char *path, bfcn_model **model) {
 
 void bfcn_model_free(bfcn_model *model) {
   if (!model) return;
+  if (model->store) bfcn_packed_free_all(model);
   for (struct block *block = model->blocks, *next; block; block = next) {
     next = block->next;
     free(block);
   }
   free(model->file);
   free(model);
+}
+
+size_t bfcn_model_bytes(const bfcn_model *model) {
+  return (size_t)bfcn_packed_taken(model);
 }
 
 size_t bfcn_model_classes(const bfcn_model *model) {

@@ -80,6 +80,13 @@ struct op {
   int is_read;        /* by a later op */
 };
 
+/* What sessions of a model share and what they take: the only part that changes once it is loaded,
+ * by packed.c, which is safe in threads. */
+struct store {
+  struct packed **first; /* [op_count]: of each op, a list */
+  uint64_t bytes;        /* of sessions and of what they share, each counted once */
+};
+
 struct bfcn_model {
   struct op *ops; /* op i writes value i + 1 */
   unsigned op_count;
@@ -89,6 +96,7 @@ struct bfcn_model {
   struct block *blocks; /* everything allocated for the model */
   void *file;           /* bytes read from a path; NULL for a model in memory */
   size_t bytes;         /* of all that is allocated for the model */
+  struct store *store;
 };
 
 struct grid {

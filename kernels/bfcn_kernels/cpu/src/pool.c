@@ -14,7 +14,11 @@
 /* An op takes tens of microseconds: waiting threads spin that long before they sleep. */
 enum { SPINS = 2000 };
 
+/* Forks between this process and the first one: a child has none of its parent's threads. */
+static atomic_uint forks;
+
 struct pool {
+  unsigned threads, forks; /* forks: when its workers were started */
   pthread_mutex_t mutex;
   pthread_cond_t work;
   atomic_uint generation; /* of the op being run */
@@ -66,30 +70,63 @@ static void wake(struct pool *pool) {
   pthread_mutex_unlock(&pool->mutex);
 }
 
-struct pool *bfcn_pool_create(unsigned threads) {
-  struct pool *pool = calloc(1, sizeof *pool + threads * sizeof *pool->worker);
-  if (!pool) return NULL;
-  pthread_mutex_init(&pool->mutex, NULL);
-  pthread_cond_init(&pool->work, NULL);
-  for (unsigned i = 1; i < threads; i++) {
-    struct worker *worker = &pool->worker[pool->workers];
-    *worker = (struct worker){.pool = pool, .index = i};
-    if (pthread_create(&worker->thread, NULL, work, worker)) {
-      bfcn_pool_free(pool);
-      return NULL;
-    }
-    pool->workers++;
-  }
-  return pool;
+static void count_fork(void) {
+  atomic_fetch_add(&forks, 1);
 }
 
-void bfcn_pool_free(struct pool *pool) {
-  if (!pool) return;
+static int handlers_fail;
+
+static void register_handlers(void) {
+  handlers_fail = pthread_atfork(NULL, NULL, count_fork);
+}
+
+static void stop(struct pool *pool) {
   atomic_store(&pool->closing, 1);
   wake(pool);
   for (unsigned i = 0; i < pool->workers; i++) pthread_join(pool->worker[i].thread, NULL);
   pthread_cond_destroy(&pool->work);
   pthread_mutex_destroy(&pool->mutex);
+}
+
+/* Start the workers, whatever state the pool is in. 0 if they cannot all be started. */
+static int start(struct pool *pool) {
+  pool->forks = atomic_load(&forks);
+  pthread_mutex_init(&pool->mutex, NULL);
+  pthread_cond_init(&pool->work, NULL);
+  atomic_store(&pool->generation, 0);
+  atomic_store(&pool->closing, 0);
+  for (pool->workers = 0; pool->workers + 1 < pool->threads; pool->workers++) {
+    struct worker *worker = &pool->worker[pool->workers];
+    *worker = (struct worker){.pool = pool, .index = pool->workers + 1};
+    if (pthread_create(&worker->thread, NULL, work, worker)) {
+      stop(pool);
+      return 0;
+    }
+  }
+  return 1;
+}
+
+struct pool *bfcn_pool_create(unsigned threads) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, register_handlers);
+  struct pool *pool = calloc(1, sizeof *pool + threads * sizeof *pool->worker);
+  if (!pool) return NULL;
+  pool->threads = threads;
+  if (!handlers_fail && start(pool)) return pool;
+  free(pool);
+  return NULL;
+}
+
+int bfcn_pool_revive(struct pool *pool) {
+  if (pool->forks == atomic_load(&forks)) return 1;
+  if (start(pool)) return 1;
+  pool->forks--; /* try again at the next run */
+  return 0;
+}
+
+void bfcn_pool_free(struct pool *pool) {
+  if (!pool) return;
+  if (pool->forks == atomic_load(&forks)) stop(pool);
   free(pool);
 }
 

@@ -12,6 +12,10 @@ struct pool;
 struct pool *bfcn_pool_create(unsigned threads);
 void bfcn_pool_free(struct pool *pool);
 
+/* In a child of fork(), start the workers, which stayed in the parent; elsewhere do nothing. Call
+ * it before a run. 0 if they cannot be started. */
+int bfcn_pool_revive(struct pool *pool);
+
 /* Run tasks 0..count - 1, each once, on any thread; returns when all are done. */
 void bfcn_pool_run(struct pool *pool, pool_task *task, void *context, size_t count);
 

@@ -1,8 +1,9 @@
 /* Plan a model for one image size, run it, and tell what happened. */
 #include "arena.h"
-#include "conv.h"
+#include "conv_plan.h"
 #include "guard.h"
 #include "limits.h"
+#include "packed.h"
 #include "status.h"
 
 #include <stdlib.h>
@@ -13,6 +14,10 @@ static bfcn_status no_memory(void) {
   return bfcn_fail(BFCN_ERROR_MEMORY, "no memory for the session");
 }
 
+static bfcn_status no_threads(const struct bfcn_session *s) {
+  return bfcn_fail(BFCN_ERROR_MEMORY, "cannot start %u threads", s->threads);
+}
+
 static double now(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
@@ -21,7 +26,7 @@ static double now(void) {
 
 /* Kernels, scratch and bytes of every op; nothing of the file's size is allocated. */
 static bfcn_status plan_ops(struct bfcn_session *s, uint64_t *scratch) {
-  uint64_t passing = 0;
+  uint64_t passing = 0, packed = 0;
   for (unsigned i = 0; i < s->model->op_count; i++) {
     if (s->slots[i + 1].streamed_to) continue;
     if (s->model->ops[i].code != OP_BIT_CONV) {
@@ -29,33 +34,40 @@ static bfcn_status plan_ops(struct bfcn_session *s, uint64_t *scratch) {
       continue;
     }
     TRY(bfcn_conv_plan(s, i, &s->convs[i]));
-    scratch[i] = bfcn_conv_scratch(s->convs[i]);
-    s->weight_bytes += bfcn_conv_weight_bytes(s->convs[i]);
-    s->total_bytes = bfcn_add(s->total_bytes, bfcn_conv_total_bytes(s->convs[i], &passing));
+    const struct conv *conv = s->convs[i];
+    scratch[i] = bfcn_conv_scratch(conv);
+    s->weight_bytes += conv->weight_bytes;
+    s->own_bytes += conv->own_bytes;
+    packed = bfcn_add(packed, conv->packed_bytes);
+    if (conv->passing_bytes > passing) passing = conv->passing_bytes;
   }
-  s->total_bytes = bfcn_add(s->total_bytes, passing);
-  return bfcn_plan_arena(s, scratch);
+  TRY(bfcn_plan_arena(s, scratch));
+  s->own_bytes += s->arena_bytes;
+  s->total_bytes = bfcn_add(bfcn_add(packed, passing), s->own_bytes + s->model->bytes);
+  return BFCN_OK;
 }
 
 /* Systems grant memory that they do not have, and end the process that then uses it. */
-static bfcn_status limit_bytes(struct bfcn_session *s, size_t max_bytes) {
-  const uint64_t half = max_bytes ? 0 : bfcn_free_bytes() / 2;
-  const uint64_t limit = max_bytes ? max_bytes : half;
-  s->total_bytes = bfcn_add(s->total_bytes, bfcn_add(s->arena_bytes, s->model->bytes));
-  if (s->total_bytes <= limit) return BFCN_OK;
+static bfcn_status attach(struct bfcn_session *s, size_t max_bytes) {
+  const uint64_t taken = bfcn_packed_taken(s->model);
+  const uint64_t limit = max_bytes ? max_bytes : bfcn_add(bfcn_free_bytes() / 2, taken);
+  uint64_t needed = 0;
+  const int attached = bfcn_packed_attach(s, limit, &needed);
+  if (attached < 0) return no_memory();
+  if (attached) return BFCN_OK;
   return bfcn_fail(
       BFCN_ERROR_MEMORY,
       "an image of %u x %u takes at least %llu bytes (maps and scratch %zu, weights %llu, "
-      "model %zu), max_bytes is %llu: take a smaller image, fewer threads, more memory, "
-      "or a larger max_bytes for a file you trust",
-      s->grids[0].height, s->grids[0].width, (unsigned long long)s->total_bytes, s->arena_bytes,
+      "model %zu; other sessions of the model included), max_bytes is %llu: take a smaller image, "
+      "fewer threads, more memory, or a larger max_bytes for a file you trust",
+      s->grids[0].height, s->grids[0].width, (unsigned long long)needed, s->arena_bytes,
       (unsigned long long)s->weight_bytes, s->model->bytes, (unsigned long long)limit);
 }
 
 static bfcn_status allocate(struct bfcn_session *s) {
   TRY(bfcn_allocate_arena(s));
   for (unsigned i = 0; i < s->model->op_count; i++)
-    if (s->convs[i]) TRY(bfcn_conv_pack(s, s->convs[i]));
+    if (s->convs[i]) TRY(bfcn_packed_fill(s->model, s->convs[i]));
   return BFCN_OK;
 }
 
@@ -105,16 +117,16 @@ static bfcn_status create(struct bfcn_session *s, unsigned height, unsigned widt
   TRY(bfcn_model_grids(s->model, height, width, s->grids));
   TRY(bfcn_limit_work(s->model, s->grids, options ? options->max_ops : 0));
   TRY(bfcn_shape_slots(s));
+  s->own_bytes = sizeof *s + values * (sizeof *s->grids + sizeof *s->slots + sizeof *s->convs +
+                                       sizeof *s->rooms + sizeof *s->seconds);
   uint64_t *scratch = calloc(values, sizeof *scratch);
   const bfcn_status status = scratch ? plan_ops(s, scratch) : no_memory();
   free(scratch);
   TRY(status);
-  s->total_bytes += sizeof *s + values * (sizeof *s->grids + sizeof *s->slots + sizeof *s->convs +
-                                          sizeof *s->rooms + sizeof *s->seconds);
-  TRY(limit_bytes(s, options ? options->max_bytes : 0));
+  TRY(attach(s, options ? options->max_bytes : 0));
   TRY(allocate(s));
   s->pool = bfcn_pool_create(s->threads);
-  return s->pool ? BFCN_OK : bfcn_fail(BFCN_ERROR_MEMORY, "cannot start %u threads", s->threads);
+  return s->pool ? BFCN_OK : no_threads(s);
 }
 
 bfcn_status bfcn_session_create(const bfcn_model *model, unsigned height, unsigned width,
@@ -138,6 +150,7 @@ void bfcn_session_free(bfcn_session *s) {
   if (!s) return;
   bfcn_pool_free(s->pool);
   bfcn_guard_off(s);
+  if (s->counted_bytes) bfcn_packed_detach(s);
   for (unsigned i = 0; s->convs && i < s->model->op_count; i++) bfcn_conv_free(s->convs[i]);
   free(s->grids);
   free(s->slots);
@@ -172,6 +185,7 @@ bfcn_status bfcn_session_run(bfcn_session *s, const uint8_t *rgb, size_t stride,
   const unsigned count = s->model->op_count;
   if (labels && bfcn_model_value(s->model, count).kind != BFCN_LABELS)
     return bfcn_fail(BFCN_ERROR_ARGUMENT, "labels must be NULL: the model has no argmax");
+  if (!bfcn_pool_revive(s->pool)) return no_threads(s);
   s->rgb = rgb;
   s->rgb_stride = stride;
   double before = now();
@@ -216,6 +230,10 @@ bfcn_status bfcn_session_op(const bfcn_session *s, size_t index, bfcn_op_info *i
                          .macs = macs(op, grid),
                          .seconds = s->seconds[index]};
   return BFCN_OK;
+}
+
+const double *bfcn_session_seconds(const bfcn_session *s) {
+  return s->seconds;
 }
 
 const float *bfcn_session_logits(const bfcn_session *s, unsigned *height, unsigned *width,

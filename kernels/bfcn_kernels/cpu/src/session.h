@@ -39,8 +39,11 @@ struct bfcn_session {
   double *seconds;     /* [op_count] */
   uint8_t *arena;
   size_t arena_bytes;
-  uint64_t weight_bytes, total_bytes; /* total: all that the model and the session allocate */
-  uint8_t *scratch;                   /* of the op in progress: scratch_bytes for each thread */
+  uint64_t weight_bytes;  /* of packed weights, which other sessions may read, too */
+  uint64_t own_bytes;     /* of all that is allocated for this session alone */
+  uint64_t total_bytes;   /* of all that it needs, the model and what is shared included */
+  uint64_t counted_bytes; /* own_bytes once the model's store has counted them */
+  uint8_t *scratch;       /* of the op in progress: scratch_bytes for each thread */
   size_t scratch_bytes;
   unsigned threads;
   enum isa isa;

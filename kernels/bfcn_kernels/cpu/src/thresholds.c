@@ -10,22 +10,22 @@
 #include <string.h>
 
 /* The output code of channel c; addend is f32(q - zp) * R, or NULL without a residual. */
-static unsigned code_at(const struct conv *conv, unsigned c, int acc, const float *addend) {
-  const unsigned top = (1u << conv->op->out.bits) - 1;
-  const float product = (float)acc * conv->terms[0].scale[c];
-  float t = product + conv->bias[c];
+static unsigned code_at(const struct packed *packed, unsigned c, int acc, const float *addend) {
+  const unsigned top = (1u << packed->op->out.bits) - 1;
+  const float product = (float)acc * packed->terms[0].scale[c];
+  float t = product + packed->bias[c];
   if (addend) t = t + *addend;
   const float u = t + 0.5f;
   return u < 1.0f ? 0 : u >= (float)top ? top : (unsigned)u;
 }
 
 /* The largest acc in -bound - 1..bound where not yet (code >= j) ^ falling. */
-static int bisect(const struct conv *conv, unsigned c, unsigned j, int falling, int bound,
+static int bisect(const struct packed *packed, unsigned c, unsigned j, int falling, int bound,
                   const float *addend) {
   int low = -bound - 1, high = bound + 1;
   while (high - low > 1) {
     const int middle = low + (high - low) / 2;
-    if ((code_at(conv, c, middle, addend) >= j) != falling)
+    if ((code_at(packed, c, middle, addend) >= j) != falling)
       high = middle;
     else
       low = middle;
@@ -79,59 +79,62 @@ static int find_shifts(const int *t, unsigned codes, unsigned steps, int bound, 
 }
 
 /* Set channel c's shifts and thresholds, or tell that its 8 channels have none. */
-static void move_thresholds(struct conv *conv, unsigned c, unsigned bits, unsigned steps) {
+static void move_thresholds(const struct conv *conv, struct packed *packed, unsigned c) {
+  const unsigned bits = conv->residual.bits, steps = (1u << conv->op->out.bits) - 1;
   const unsigned codes = 1u << bits, rows = bits + steps;
   int t[4 * 3];
   for (unsigned i = 0; i < codes * steps; i++)
-    t[i] = conv->thresholds[(c / 32 * codes * steps + i) * 32 + c % 32];
+    t[i] = packed->thresholds[(c / 32 * codes * steps + i) * 32 + c % 32];
   const int bound = (int)conv->terms[0].term->bound;
-  const double slope = QUARTERS * ((double)conv->addends[1] - (double)conv->addends[0]) /
-                       (double)conv->terms[0].scale[c];
+  const double slope = QUARTERS * ((double)packed->addends[1] - (double)packed->addends[0]) /
+                       (double)packed->terms[0].scale[c];
   struct moved m = {{0, 0}, {INT16_MAX, INT16_MAX, INT16_MAX}};
-  if (c < conv->outputs && !find_shifts(t, codes, steps, bound, slope, &m)) conv->moved[c / 8] = 0;
-  int16_t *out = conv->moves + c / 32 * rows * 32 + c % 32;
+  if (c < conv->outputs && !find_shifts(t, codes, steps, bound, slope, &m))
+    packed->moved[c / 8] = 0;
+  int16_t *out = packed->moves + c / 32 * rows * 32 + c % 32;
   for (unsigned i = 0; i < bits; i++) out[32 * i] = (int16_t)m.shifts[i];
   for (unsigned j = 0; j < steps; j++) out[32 * (bits + j)] = (int16_t)m.thresholds[j];
 }
 
-static int has_thresholds(const struct conv *conv, const struct value *residual) {
+static int has_thresholds(const struct conv *conv) {
   const struct conv_term *t = &conv->terms[0];
   const struct op *op = conv->op;
-  return op->out.kind == BFCN_CODES && op->out.bits <= 2 && op->term_count == 1 &&
-         op->residual_count <= 1 && (!residual || residual->bits <= 2) &&
+  return conv->with_thresholds && op->out.kind == BFCN_CODES && op->out.bits <= 2 &&
+         op->term_count == 1 && op->residual_count <= 1 && conv->residual.bits <= 2 &&
          t->kernel->sum_bits == 16 && !t->from.zero_point && t->term->bound <= INT16_MAX - 1;
 }
 
-uint64_t bfcn_thresholds_bytes(const struct conv *conv, const struct value *residual, int moves) {
-  if (!has_thresholds(conv, residual)) return 0;
-  const unsigned steps = (1u << conv->op->out.bits) - 1, bits = residual ? residual->bits : 0;
-  const unsigned each = (steps << bits) * 2 + (residual && moves ? (bits + steps) * 2 + 1 : 0);
+uint64_t bfcn_thresholds_bytes(const struct conv *conv) {
+  if (!has_thresholds(conv)) return 0;
+  const unsigned steps = (1u << conv->op->out.bits) - 1, bits = conv->residual.bits;
+  const unsigned each =
+      (steps << bits) * 2 + (bits && conv->with_moves ? (bits + steps) * 2 + 1 : 0);
   return (uint64_t)conv->padded * each + conv->padded / 8;
 }
 
-int bfcn_find_thresholds(struct conv *conv, const struct value *residual, int moves) {
-  if (!has_thresholds(conv, residual)) return 1;
-  const struct conv_term *t = &conv->terms[0];
-  const unsigned steps = (1u << conv->op->out.bits) - 1,
-                 codes = residual ? 1u << residual->bits : 1;
-  conv->thresholds = aligned_alloc(64, (size_t)conv->padded * codes * steps * 2);
-  conv->flips = calloc(conv->padded / 32, sizeof *conv->flips);
-  if (!conv->thresholds || !conv->flips) return 0;
+int bfcn_find_thresholds(const struct conv *conv, struct packed *packed) {
+  if (!has_thresholds(conv)) return 1;
+  const unsigned bits = conv->residual.bits; /* 0 without a residual */
+  const unsigned steps = (1u << conv->op->out.bits) - 1, codes = 1u << bits;
+  const int bound = (int)conv->op->terms[0].bound;
+  packed->thresholds = aligned_alloc(64, (size_t)conv->padded * codes * steps * 2);
+  packed->flips = calloc(conv->padded / 32, sizeof *packed->flips);
+  if (!packed->thresholds || !packed->flips) return 0;
   for (unsigned c = 0; c < conv->padded; c++) {
-    const int falling = c < conv->outputs && t->scale[c] < 0;
-    if (falling) conv->flips[c / 32] |= 1u << c % 32;
+    const int falling = c < conv->outputs && packed->terms[0].scale[c] < 0;
+    if (falling) packed->flips[c / 32] |= 1u << c % 32;
     for (unsigned r = 0; r < codes; r++)
       for (unsigned j = 1; j <= steps; j++)
-        conv->thresholds[((c / 32 * codes + r) * steps + j - 1) * 32 + c % 32] =
-            c < conv->outputs ? (int16_t)bisect(conv, c, j, falling, (int)t->term->bound,
-                                                residual ? &conv->addends[r] : NULL)
-                              : INT16_MAX;
+        packed->thresholds[((c / 32 * codes + r) * steps + j - 1) * 32 + c % 32] =
+            c < conv->outputs
+                ? (int16_t)bisect(packed, c, j, falling, bound, bits ? &packed->addends[r] : NULL)
+                : INT16_MAX;
   }
-  if (!residual || !moves) return 1;
-  conv->moves = aligned_alloc(64, (size_t)conv->padded * (residual->bits + steps) * 2);
-  conv->moved = malloc(conv->padded / 8);
-  if (!conv->moves || !conv->moved) return 0;
-  memset(conv->moved, 1, conv->padded / 8);
-  for (unsigned c = 0; c < conv->padded; c++) move_thresholds(conv, c, residual->bits, steps);
+  if (!bits || !conv->with_moves) return 1;
+  packed->moves = aligned_alloc(64, (size_t)conv->padded * (bits + steps) * 2);
+  packed->moved = malloc(conv->padded / 8);
+  if (!packed->moves || !packed->moved) return 0;
+  memset(packed->moved, 1, conv->padded / 8);
+  for (unsigned c = 0; c < conv->padded; c++) move_thresholds(conv, packed, c);
   return 1;
 }

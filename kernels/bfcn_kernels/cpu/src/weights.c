@@ -112,10 +112,10 @@ static void pack_words(const struct conv_term *t, const struct lane *lane, const
 }
 
 static void pack_filter(const struct conv_term *t, unsigned output, unsigned outputs,
-                        const uint8_t *codes) {
+                        const uint8_t *codes, uint8_t *weights) {
   const unsigned lanes = t->kernel->lanes, block = output / lanes;
   const size_t step_bytes = step_of(t->kernel->form).lane_bytes * (size_t)lanes;
-  const struct lane lane = {t->weights + block * t->block_bytes, t->plane_bytes, step_bytes,
+  const struct lane lane = {weights + block * t->block_bytes, t->plane_bytes, step_bytes,
                             output % lanes, lanes};
   switch (t->kernel->form) {
   case FORM_BITS:
@@ -153,14 +153,15 @@ static int32_t zero_point_offset(const struct conv_term *t, const uint8_t *codes
 
 /* No lane of any run of steps sums more than a byte holds. A lookup is at most the sum of its
  * weights times the largest code; kernels that share tables sum all columns at once. */
-static int sums_fit(const struct conv_term *t, unsigned padded, size_t run) {
+static int sums_fit(const struct conv_term *t, unsigned padded, const uint8_t *weights,
+                    size_t shared, size_t run) {
   const struct gemm_kernel *k = t->kernel;
   const int lut3 = k->form == FORM_LUT3; /* its table of the largest codes tells the product */
   const uint8_t *const largest = lut3 ? &bfcn_lut3[64 * 63] : &bfcn_lut6[0][64 * 63];
   const unsigned most = lut3 ? 255 : 255 / ((1u << k->pass_planes) - 1);
-  const size_t shared = k->columns ? k->columns : 1, tap_bytes = t->steps * k->lanes;
-  const uint8_t *const end = t->weights + padded / k->lanes * t->block_bytes;
-  for (const uint8_t *taps = t->weights; taps < end; taps += shared * tap_bytes)
+  const size_t tap_bytes = t->steps * k->lanes;
+  const uint8_t *const end = weights + padded / k->lanes * t->block_bytes;
+  for (const uint8_t *taps = weights; taps < end; taps += shared * tap_bytes)
     for (size_t first = 0; first < t->steps; first += run) {
       const size_t stop = first + run < t->steps ? first + run : t->steps;
       unsigned sums[64] = {0};
@@ -174,48 +175,58 @@ static int sums_fit(const struct conv_term *t, unsigned padded, size_t run) {
   return 1;
 }
 
-/* The fewest equal runs that a tap's steps may be cut into. */
-static size_t longest_run(const struct conv_term *t, unsigned padded) {
+/* The fewest equal runs that a tap's steps may be cut into, where `shared` columns are summed at
+ * once. */
+static size_t longest_run(const struct conv_term *t, unsigned padded, const uint8_t *weights,
+                          size_t shared) {
   for (size_t runs = 1;; runs++) {
     const size_t run = (t->steps + runs - 1) / runs;
-    if (run == 1 || sums_fit(t, padded, run)) return run;
+    if (run == 1 || sums_fit(t, padded, weights, shared, run)) return run;
   }
 }
 
 /* -128 * -128 twice is all that passes int16, for codes of 8 bits less 128. */
-static int pairs_fit(const struct conv_term *t, unsigned padded) {
+static int pairs_fit(const struct conv_term *t, unsigned padded, const uint8_t *weights) {
   const size_t step_bytes = 4ul * t->kernel->lanes, tap_bytes = t->steps * step_bytes;
-  const uint8_t *const end = t->weights + padded / t->kernel->lanes * t->block_bytes;
+  const uint8_t *const end = weights + padded / t->kernel->lanes * t->block_bytes;
   if (t->from.bits < 8) return 1;
-  for (const uint8_t *tap = t->weights; tap < end; tap += tap_bytes)
+  for (const uint8_t *tap = weights; tap < end; tap += tap_bytes)
     for (size_t step = 0; step + 1 < t->steps; step += 2)
       for (size_t i = step * step_bytes; i < (step + 1) * step_bytes; i++)
         if (tap[i] == 128 && tap[i + step_bytes] == 128) return 0;
   return 1;
 }
 
-uint64_t bfcn_packed_bytes(const struct conv_term *t, unsigned padded) {
-  const uint64_t blocks = padded / t->kernel->lanes; /* addressable, as planned */
-  return (t->block_bytes * blocks + 63) / 64 * 64 +
-         (t->first_channel ? blocks * sizeof *t->first_channel : 0) +
-         (zero_shift(t) ? padded * sizeof *t->offset : 0);
+struct order bfcn_order_of(const struct conv_term *t) {
+  const struct gemm_kernel *k = t->kernel;
+  return (struct order){k->form, k->lanes, k->steps, k->pass_planes, zero_shift(t)};
 }
 
-int bfcn_pack_weights(struct conv_term *t, unsigned outputs, unsigned padded) {
+uint64_t bfcn_packed_bytes(const struct conv_term *t, unsigned padded) {
+  const uint64_t blocks = padded / t->kernel->lanes; /* addressable, as planned */
+  return sizeof(struct packed_term) + (t->block_bytes * blocks + 63) / 64 * 64 +
+         padded * sizeof(float) + (zero_shift(t) ? padded * sizeof(int32_t) : 0);
+}
+
+int bfcn_pack_weights(const struct conv_term *t, unsigned outputs, unsigned padded,
+                      struct packed_term *packed) {
   const size_t bytes = t->block_bytes * (padded / t->kernel->lanes);
-  uint8_t *codes = malloc(t->term->length);
-  t->weights = aligned_alloc(64, round_up(bytes, 64));
-  t->offset = zero_shift(t) ? calloc(padded, sizeof *t->offset) : NULL;
-  const int fine = codes && t->weights && (t->offset || !zero_shift(t));
-  if (fine) memset(t->weights, 0, bytes);
+  uint8_t *codes = malloc(t->term->length), *weights = aligned_alloc(64, round_up(bytes, 64));
+  packed->weights = weights;
+  packed->offset = zero_shift(t) ? calloc(padded, sizeof *packed->offset) : NULL;
+  const int fine = codes && weights && (packed->offset || !zero_shift(t));
+  if (fine) memset(weights, 0, bytes);
   for (unsigned output = 0; fine && output < outputs; output++) {
     unpack_filter(t->term, output, codes);
-    pack_filter(t, output, outputs, codes);
-    if (t->offset) t->offset[output] = zero_point_offset(t, codes);
+    pack_filter(t, output, outputs, codes, weights);
+    if (packed->offset) packed->offset[output] = zero_point_offset(t, codes);
   }
   free(codes);
   const enum form form = t->kernel->form;
-  if (fine && !step_of(form).code_bytes && form != FORM_BITS) t->run = longest_run(t, padded);
-  if (fine && form == FORM_INT8) t->pairs_fit = pairs_fit(t, padded);
+  if (fine && !step_of(form).code_bytes && form != FORM_BITS) {
+    packed->run = longest_run(t, padded, weights, 1);
+    packed->shared_run = longest_run(t, padded, weights, t->columns);
+  }
+  if (fine && form == FORM_INT8) packed->pairs_fit = pairs_fit(t, padded, weights);
   return fine;
 }
