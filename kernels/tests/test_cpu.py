@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bfcn_kernels import FileError, GraphError, Model, load, write
+from bfcn_kernels import FileError, GraphError, Model, load, reference, write
 from bfcn_kernels.builder import Builder, random_image
 from bfcn_kernels.cpu import Engine, isas
 from bfcn_kernels.gguf_io import Metadata
@@ -235,3 +235,26 @@ def test_weight_bytes_are_those_of_the_session(toy_file):
         for term in getattr(op, 'terms', ())
     )
     assert 0 < engine.weight_bytes(24, 36) < 64 * weights
+
+
+@pytest.mark.parametrize(
+    ('read', 'written'), [(8, None), (3, 4), (4, 3), (2, None)], ids=lambda bits: f'{bits} bits'
+)
+@pytest.mark.parametrize('isa', isas())
+def test_small_maps_of_other_kinds_do_not_share_memory(tmp_path, read, written, isa):
+    """A residual's map was overwritten while it was read: rounded up, both have as many bytes."""
+    net = Builder(0, (8, 8))
+    net.image_codes('pixels')
+    net.conv('small', [net.term('pixels', 8, 3, stride=4)], read)
+    net.conv('other', [net.term('pixels', 8, 3, stride=4)], 2)
+    net.conv('sum', [net.term('other', 8)], written, residuals=('small',))
+    if written is not None:
+        net.conv('scores', [net.term('sum', 8)], None)
+    net.add(ArgMax('labels', 'sum' if written is None else 'scores'))
+    write(tmp_path / 'x.gguf', Model(net.graph()))
+    engine = Engine(tmp_path / 'x.gguf', isa=isa)
+    for size in ((1, 1), (8, 4), (4, 12), (8, 8)):
+        image = random_image(*size)
+        expected = reference.run(net.graph(), image)
+        np.testing.assert_array_equal(engine(image), expected['labels'])
+        np.testing.assert_array_equal(engine.logits, expected[net.graph().logits])

@@ -76,6 +76,14 @@ static int reads_in_step(const struct op *op, unsigned v, const struct slot *slo
   return 1;
 }
 
+/* Whether two values of one grid lie in memory alike, pixel by pixel. Their bytes do not tell:
+ * those of small maps are rounded up to the same. */
+static int alike(const struct value *a, const struct slot *slot_a, const struct value *b,
+                 const struct slot *slot_b) {
+  return a->kind == b->kind && a->channels == b->channels && slot_a->words == slot_b->words &&
+         (!slot_a->words || a->bits == b->bits);
+}
+
 /* A value takes the place of one that its op reads in step and that no later op reads. */
 static void find_places_taken(struct bfcn_session *s) {
   for (unsigned i = 0; i < s->model->op_count; i++) {
@@ -84,8 +92,9 @@ static void find_places_taken(struct bfcn_session *s) {
     for (unsigned j = 0; j < op->source_count && !slot->place_of; j++) {
       const unsigned v = op->source[j];
       const struct slot *source = &s->slots[v];
+      const struct value value = bfcn_model_value(s->model, v);
       if (v && source->last == i && !source->streamed_to && source->bytes == slot->bytes &&
-          source->words == slot->words && reads_in_step(op, v, source))
+          alike(&value, source, &op->out, slot) && reads_in_step(op, v, source))
         slot->place_of = source->place_of ? source->place_of : v;
     }
   }
