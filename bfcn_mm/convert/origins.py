@@ -23,7 +23,7 @@ class Origin:
     values, except 0. nonneg: no value is below 0. image: the values depend on the network's input.
     weighted: they have passed weights. layers: the last layers with weights on the ways here. borrowed:
     layers whose parameters the values depend on, other than through these layers' own forward. learned:
-    the values depend on parameters alone.
+    the values depend on parameters alone. fixed: known to depend on no parameter that is trained.
     """
 
     places: frozenset[Any] = frozenset()
@@ -34,6 +34,7 @@ class Origin:
     layers: frozenset[str] = frozenset()
     borrowed: frozenset[str] = frozenset()
     learned: bool = False
+    fixed: bool = False
 
     @property
     def feature(self) -> bool:
@@ -55,6 +56,7 @@ def joined(origins: list[Origin]) -> Origin:
         frozenset().union(*(o.layers for o in origins)),
         frozenset().union(*(o.borrowed for o in origins)),
         bool(origins) and all(o.learned for o in origins),
+        all(o.fixed for o in origins),
     )
 
 
@@ -63,7 +65,7 @@ def result_origin(name: str, args: tuple, kwargs: dict, origins: list[Origin], o
     name = base_name(name)
     origin = joined(origins)
     if name in _WEIGHTED and any(o.learned for o in origins):
-        origin = replace(origin, weighted=origin.feature)
+        origin = replace(origin, weighted=origin.feature, layers=frozenset())
     picked = _picked(name, args, kwargs, origin)
     if picked is not None:
         return picked if _exact(name, args, kwargs, out) else replace(picked, on_grid=False)

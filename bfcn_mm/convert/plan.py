@@ -33,12 +33,14 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class ActivationPlan:
-    """bits of each place; whether values are signed; the places; those that write over their input."""
+    """bits of each place; whether values are signed; the places; those that write over their input; those
+    whose values only frozen layers make."""
 
     bits: tuple[int, ...]
     signed: bool
     places: Places
     overwrites: frozenset[int]
+    fixed: frozenset[int]
 
 
 @dataclass
@@ -101,6 +103,7 @@ def make_plan(
             not activations[name],
             places,
             frozenset(i for i in indices if (name, i) in seen.reread),
+            frozenset(i for i in indices if (name, i) in seen.fixed),
         )
     return plan
 

@@ -33,9 +33,10 @@ class Observation:
 
     layers: by name, in order of execution; those that no forward reached are missing. places: of each
     activation. added: activations that are an operand of an addition. reread: those whose input is used
-    again, changed. untrained: those that only evaluation passes. last: layers that make the output.
-    kept: layers and activations that cannot be quantized -> why. shared: activations that one line calls
-    in several modules. notes: what could not be seen. shape: of the input that was run.
+    again, changed. untrained: those that only evaluation passes. fixed: those whose values depend on no
+    parameter that is trained. last: layers that make the output. kept: layers and activations that cannot
+    be quantized -> why. shared: activations that one line calls in several modules. notes: what could not
+    be seen. shape: of the input that was run.
     """
 
     layers: dict[str, LayerReads]
@@ -43,6 +44,7 @@ class Observation:
     added: set[Place]
     reread: set[Place]
     untrained: set[Place]
+    fixed: set[Place]
     last: set[str]
     kept: dict[str, str]
     shared: list[str]
@@ -128,7 +130,9 @@ def _run(
         recorder = Recorder({name: target.modules[name] for name in target.layers})
         seen = Seen(recorder, complete=way.complete)
         try:
-            recorder.note(x, Origin(image=True))
+            recorder.note(x, Origin(image=True, fixed=True))
+            for buffer in target.model.buffers():
+                recorder.note(buffer, Origin(fixed=True))
             state = undisturbed(target.model, training, seed)
             with state, watched(target, seen, identities), recorder:
                 outputs = way.run(x)
@@ -141,6 +145,8 @@ def _run(
             failures.append(f'{way.name}: {_in_short(error)}')
         else:
             return seen, failures
+        finally:
+            recorder.release()
     return None, failures
 
 
@@ -186,6 +192,7 @@ def _merged(target: Target, passes: list[Seen], shape: tuple[int, ...]) -> Obser
             kept[name] = _ONLY_EVALUATED
             layers.pop(name)
     only_trained = set(layers) - set(passes[0].layers)
+    learning = {place(call) for seen in passes[1:] or passes for call in seen.learning}
     return Observation(
         layers,
         {name: found for name, found in places.items() if name not in kept},
@@ -198,6 +205,7 @@ def _merged(target: Target, passes: list[Seen], shape: tuple[int, ...]) -> Obser
             for index in indices
             if (name, site) in untrained
         },
+        {(name, i) for name, found in places.items() for i in range(found.count)} - learning,
         passes[0].last | (passes[-1].last & only_trained),
         kept,
         [name for name in target.activations if is_shared(name, runs)],

@@ -124,6 +124,9 @@ def _convert_activation(
     swap_class(module, QuantActivation)
     rest = plan.signed, spec.method, spec.calibrate
     quants = [None if b == FLOAT else ActivationQuantizer(b, *rest) for b in plan.bits]
+    for index in plan.fixed:
+        if quants[index] is not None:
+            quants[index].requires_grad_(False)
     module.attach(quants, plan.places, plan.overwrites, name)
     if len(quants) > 1 and plan.places.caller is not None:
         count_calls(modules[plan.places.caller], module)

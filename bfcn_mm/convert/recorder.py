@@ -59,7 +59,8 @@ class Recorder(TorchFunctionMode):
         if isinstance(x, nn.Parameter):
             owners = self._owners.get(id(x), set())
             own = any(self.running[name] for name in owners)
-            return Origin(borrowed=frozenset(() if own else owners), learned=True)
+            borrowed = frozenset(() if own else owners)
+            return Origin(borrowed=borrowed, learned=True, fixed=not x.requires_grad)
         origin, version = self._origins.get(id(x), (Origin(), None))
         if version is None or version == version_of(x):
             return origin
@@ -69,7 +70,9 @@ class Recorder(TorchFunctionMode):
         if not isinstance(x, Tensor) or isinstance(x, nn.Parameter):
             return
         if not (x.is_floating_point() or x.is_complex()):
-            origin = Origin(weighted=origin.weighted, layers=origin.layers)  # a mask: no map
+            origin = Origin(  # a mask: no map
+                weighted=origin.weighted, layers=origin.layers, fixed=origin.fixed
+            )
         self._see(x)
         self._origins[id(x)] = origin, version_of(x)
 
@@ -116,6 +119,11 @@ class Recorder(TorchFunctionMode):
         if name == '__set__' and len(given) == 2:  # x.data = y
             self.note(given[0], origins[1])
         return out
+
+    def release(self) -> None:
+        """Let go of all tensors when the forward is over; what was found out about modules stays."""
+        for held in (self._origins, self._alive, self._sharing, self._replaced):
+            held.clear()
 
     def use(self, tensors: Iterable[Any]) -> None:
         """A module that is no torch function reads these."""

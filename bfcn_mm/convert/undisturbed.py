@@ -11,27 +11,24 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-_PLAIN = (int, float, bool, str, type(None))
+from ..layers import Snapshot
 
 
 @contextmanager
 def undisturbed(model: nn.Module, training: bool, seed: int = 0) -> Iterator[None]:
     """In training or evaluation mode, without gradients, from seeded random numbers.
 
-    Afterwards modes, parameters, buffers, requires_grad, numbers among the modules' attributes and all
+    Afterwards the modules' modes, parameters, buffers and other attributes, caches among them, and all
     random states are as before. Batch norm stays in evaluation mode: one image at a time will do, and
     synchronized ones do not wait for other processes.
     """
     modules = list(model.modules())
-    plain = [{k: v for k, v in vars(m).items() if isinstance(v, _PLAIN)} for m in modules]
-    registered = [(dict(m._parameters), dict(m._buffers)) for m in modules]
-    tensors = {
-        id(t): (t, t.detach().clone(), t.requires_grad)
-        for pair in registered
-        for group in pair
-        for t in group.values()
-        if t is not None and not is_lazy(t)
-    }
+    before = Snapshot(model)
+    tensors = [
+        (t, t.detach().clone(), t.requires_grad)
+        for t in before.tensors
+        if t.layout == torch.strided and not is_lazy(t)
+    ]
     model.train(training)
     for module in modules:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -40,15 +37,13 @@ def undisturbed(model: nn.Module, training: bool, seed: int = 0) -> Iterator[Non
         with torch.no_grad(), _seeded(model, seed):
             yield
     finally:
-        for module, values, (parameters, buffers) in zip(modules, plain, registered, strict=True):
-            vars(module).update(values)
-            module._parameters.update(parameters)
-            module._buffers.update(buffers)
+        before.restore()
         with torch.no_grad():
-            for tensor, value, requires_grad in tensors.values():
+            for tensor, value, requires_grad in tensors:
                 if not torch.equal(tensor, value):
                     tensor.copy_(value)
-                tensor.requires_grad_(requires_grad)
+                if tensor.requires_grad != requires_grad:
+                    tensor.requires_grad_(requires_grad)
 
 
 @contextmanager

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..layers.call_site import call_site, calling_frame
-from .origins import Origin, tensors_in
+from .origins import Call, Origin, tensors_in
 from .places import Run
 from .recorder import Recorder, version_of
 
@@ -40,8 +40,9 @@ class Seen:
 
     runs: forwards of modules in the order in which they began, the first that of none. layers: in order
     of execution. last: layers that make the output. identities: modules that always returned their input.
-    notes: what could not be run. complete: whether nothing else runs in this mode. counting: whether
-    MACs are counted now.
+    learning: calls of activations whose values may depend on parameters that are trained. notes: what
+    could not be run. complete: whether nothing else runs in this mode. counting: whether MACs are
+    counted now.
     """
 
     recorder: Recorder
@@ -49,6 +50,7 @@ class Seen:
     layers: dict[str, LayerReads] = field(default_factory=dict)
     last: set[str] = field(default_factory=set)
     identities: set[str] = field(default_factory=set)
+    learning: set[Call] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
     complete: bool = True
     counting: bool = True
@@ -142,15 +144,17 @@ class _Watcher:
                 given, version = recorder.origin(x), version_of(x)
             out = forward(*args, **kwargs)
             with _unseen():
-                origin = Origin(
-                    frozenset([call]),
-                    True,
-                    nonneg,
-                    given.image,
-                    given.weighted,
-                    given.layers,
-                    given.borrowed,
+                fixed = given.fixed and _is_frozen(module)
+                origin = replace(
+                    given,
+                    places=frozenset([call]),
+                    on_grid=True,
+                    nonneg=nonneg,
+                    learned=False,
+                    fixed=fixed,
                 )
+                if not fixed:
+                    self.seen.learning.add(call)
                 if version_of(x) != version:
                     return recorder.note_in_place(out, origin, call)
                 out = out.view_as(out) if out is x else out
@@ -174,8 +178,10 @@ class _Watcher:
             with _unseen():
                 if self.seen.counting:
                     reads.macs += _macs(module, given[0], out)
+                fixed = _is_frozen(module) and all(recorder.origin(x).fixed for x in given)
+                origin = Origin(weighted=True, layers=frozenset([name]), fixed=fixed)
                 for leaf in tensors_in(out):
-                    recorder.note(leaf, Origin(weighted=True, layers=frozenset([name])))
+                    recorder.note(leaf, origin)
             return out
 
         return watched_layer
@@ -200,6 +206,10 @@ class _Watcher:
 def _unseen():
     """Functions that run inside are not recorded."""
     return torch._C.DisableTorchFunction()
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    return not any(p.requires_grad for p in module.parameters())
 
 
 def _read_by(module: nn.Module, given: list[Tensor]) -> list[Tensor]:

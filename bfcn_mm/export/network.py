@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, fx, nn
 
-from ..layers import QuantAttention, QuantizedLayer
+from ..layers import QuantAttention, QuantizedLayer, Snapshot
 from ..quantizers import ActivationQuantizer
 from .signals import ExportError
 
@@ -37,9 +37,10 @@ class Network(nn.Module):
 def marked(segmentor: nn.Module) -> Iterator[None]:
     """Quantizers and quantized weights become one op each, which carries the module's name.
 
-    Afterwards every module has the attributes that it had before, those that its forward sets too.
+    Afterwards every module has the attributes that it had before, those that its forward sets too, and
+    caches hold what they held.
     """
-    before = [(module, dict(vars(module))) for module in segmentor.modules()]
+    before = Snapshot(segmentor)
     for name, module in segmentor.named_modules():
         if isinstance(module, ActivationQuantizer):
             module.forward = lambda x, name=name: QUANTIZE(x, name)
@@ -48,9 +49,7 @@ def marked(segmentor: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, attributes in before:
-            vars(module).clear()
-            vars(module).update(attributes)
+        before.restore()
 
 
 def layer_of(node: fx.Node) -> str:

@@ -4,6 +4,7 @@ from .activation import CallsActivations, Places, QuantActivation, count_calls
 from .attention import QuantAttention, forbid_fused_encoders
 from .base import QuantizedLayer, derive
 from .linear import QuantAdaptiveConv, QuantConv, QuantConvTranspose2d, QuantLinear
+from .snapshot import Snapshot
 
 __all__ = [
     'CallsActivations',
@@ -15,6 +16,7 @@ __all__ = [
     'QuantConvTranspose2d',
     'QuantLinear',
     'QuantizedLayer',
+    'Snapshot',
     'count_calls',
     'derive',
     'forbid_fused_encoders',

@@ -103,7 +103,7 @@ class ActivationQuantizer(Quantizer):
     @torch.no_grad()
     def _place(self, bounds: Tensor) -> None:
         """bounds: (batches, 2). Batches in which the map has one value only have no say."""
-        low, high = mean_of_widths(bounds)
+        low, high = mean_of_widths(bounds, self.signed)
         if not torch.isfinite(high - low):
             raise RuntimeError(
                 f'values that are not finite reach {self.name or "an activation quantizer"}: no grid can '

@@ -24,7 +24,10 @@ _NORMAL_STEP = {
 }
 _SAMPLES = 1 << 16
 _CANDIDATES = 48
-TINIEST_STEP = 1e-8
+TINIEST_STEP = 1e-8  # of activations
+# Of weights. What a layer of zeros gives on a grid without zero is narrower than NO_WIDTH for any input.
+TINIEST_WEIGHT_STEP = 1e-30
+NO_WIDTH = 1e-20
 RULES = ('error', 'percentile', 'range')
 
 
@@ -54,16 +57,18 @@ def activation_bounds(
 
     'error' and 'percentile' look at 65536 values of x, drawn at random with the seed where x has more:
     evenly spaced values of a map whose width is a power of two would come from a few of its columns. The
-    error is searched over the full range of x, shrunk by 48 factors from 1 to 0.02. A map of one value
-    gives (0, 0); values that are not finite give bounds that are not.
+    error is searched over the full range of x, shrunk by 48 factors from 1 to 0.02. A map narrower than
+    NO_WIDTH gives (0, 0); values that are not finite give bounds that are not.
     """
     x = x.detach().flatten()
     ends = torch.stack(torch.aminmax(x)).float()
     low = ends[0].clamp(max=0) if signed else torch.zeros_like(ends[0])
     high = ends[1].clamp(min=0)
     width = high - low
-    if rule.rule == 'range' or not torch.isfinite(ends).all() or width <= 0:
-        bad = ends.sum() * 0  # 0, or NaN where a value is NaN or infinite
+    bad = ends.sum() * 0  # 0, or NaN where a value is NaN or infinite
+    if width <= NO_WIDTH:
+        return bad, bad.clone()
+    if rule.rule == 'range' or not torch.isfinite(ends).all():
         return low + bad, high + bad
     sample = _sample(x, seed).float()
     if not signed:
@@ -108,27 +113,29 @@ def weight_step(w: Tensor, grid: WeightGrid, dims: tuple[int, ...]) -> Tensor:
     """The step with the least squared error on the grid, reduced over dims (kept as size 1).
 
     Starts at the optimum of a normal distribution, but no wider than the weights, then alternates
-    w -> codes and step = <w, v> / <v, v> (Lloyd's iteration). A channel of zeros gets step 1e-8.
+    w -> codes and step = <w, v> / <v, v> (Lloyd's iteration). A channel of zeros gets step 1e-30.
     """
     w = w.detach().float()
     spread = w.square().mean(dims, keepdim=True).sqrt_()
     widest = w.abs().amax(dims, keepdim=True) / grid.high  # no grid need reach further
-    step = torch.minimum(spread * normal_step(grid), widest).clamp_(min=TINIEST_STEP)
+    step = torch.minimum(spread * normal_step(grid), widest).clamp_(min=TINIEST_WEIGHT_STEP)
     for _ in range(8):
         v = weight_codes(w, step, grid).mul_(grid.k).sub_(grid.z)
         fit = (w * v).sum(dims, keepdim=True) / v.square().sum(dims, keepdim=True).clamp_(min=1)
-        step = torch.where(fit > 0, fit, step).clamp_(min=TINIEST_STEP)
+        step = torch.where(fit > 0, fit, step).clamp_(min=TINIEST_WEIGHT_STEP)
     return step
 
 
-def mean_of_widths(bounds: Tensor) -> tuple[Tensor, Tensor]:
+def mean_of_widths(bounds: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
     """(low, high): the mean of (n, 2) bounds over all processes, the same bits on each.
 
-    Bounds of width 0 are left out; (0, 1) if there are no others. NaN anywhere gives NaN.
+    Bounds of width 0 are left out. If there are no others: (0, 1), signed (-1, 1), where a map that
+    starts at zero can grow in all directions. NaN anywhere gives NaN.
     """
     counts = (bounds[:, 1] != bounds[:, 0]).float()[:, None]
     total = torch.cat([bounds * counts, counts], 1).sum(0)
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(total)
     low, high, count = total
-    return torch.where(count == 0, 0, low / count), torch.where(count == 0, 1, high / count)
+    low = torch.where(count == 0, -1 if signed else 0, low / count)
+    return low, torch.where(count == 0, 1, high / count)

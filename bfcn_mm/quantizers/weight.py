@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import Quantizer
-from .calibration import TINIEST_STEP, normal_step, weight_step
+from .calibration import TINIEST_WEIGHT_STEP, normal_step, weight_step
 from .fake_quant import learned_step, quantize_weight, straight_through, weight_codes
 from .fused import fused_for
 from .grids import WeightGrid, bipolar, round_half_up, twos_complement
@@ -118,7 +118,7 @@ class LSQWeight(WeightQuantizer):
         if self.training:
             self.placed.copy_(torch.where(size > 0, placed, self.placed))
             self._size.copy_(torch.where(size > 0, size, self._size))
-        return placed.clamp_(min=TINIEST_STEP)
+        return placed.clamp_(min=TINIEST_WEIGHT_STEP)
 
     def _mean(self, w: Tensor) -> Tensor:
         return w.detach().float().abs().mean(self.dims, keepdim=True)
@@ -173,8 +173,10 @@ class DoReFaWeight(WeightQuantizer):
 
     def _step(self, t: Tensor) -> Tensor:
         if self.bits == 1:
-            return t.abs().mean(self.dims, keepdim=True).clamp_(min=TINIEST_STEP)
-        return t.abs().amax(self.dims, keepdim=True).clamp_(min=TINIEST_STEP) / self.grid.high
+            return t.abs().mean(self.dims, keepdim=True).clamp_(min=TINIEST_WEIGHT_STEP)
+        return (
+            t.abs().amax(self.dims, keepdim=True).clamp_(min=TINIEST_WEIGHT_STEP) / self.grid.high
+        )
 
     def _mark_placed(self) -> None:
         if self.may_place and not self.initialized:

@@ -36,8 +36,8 @@ KEYS = {
 class Metadata:
     """What travels with a model beside its graph; all optional.
 
-    Raises FileError for more or fewer colours than classes, mean or std of other than 3 numbers, and
-    NUL in text.
+    Raises FileError for more or fewer colours than classes, mean or std of other than 3 finite numbers,
+    and NUL in text.
     """
 
     name: str = ''
@@ -58,6 +58,9 @@ class Metadata:
         for key in ('mean', 'std'):
             if len(values := getattr(self, key)) not in (0, 3):
                 raise FileError(f'bfcn.{key} must be 3 numbers, got {len(values)}')
+            for value in values:
+                if not math.isfinite(value):
+                    raise FileError(f'bfcn.{key} must be finite, got {value}')
         for text in (self.name, self.train_config, *self.classes):
             if '\0' in text:
                 raise FileError(f'text must have no NUL, got {text[:60]!r}')
@@ -74,16 +77,12 @@ class Model:
 def write(path: str | Path, model: Model, store_thresholds: bool = False) -> None:
     """Write a model; a file that is there is replaced at the end, whole, or left as it is.
 
-    Raises GraphError for an invalid graph, FileError for a mean or std that is not finite, OSError;
-    RuntimeError without the `gguf` package.
+    Raises GraphError for an invalid graph, OSError; RuntimeError without the `gguf` package.
     """
     try:
         import gguf
     except ImportError as err:
         raise RuntimeError('writing a model needs the gguf package: pip install gguf') from err
-    for key in ('mean', 'std'):
-        if not all(map(math.isfinite, getattr(model.metadata, key))):
-            raise FileError(f'bfcn.{key} must be finite, got {getattr(model.metadata, key)}')
     words, tensors = encode(model.graph)
     if store_thresholds:
         tensors |= {name: _thresholds(*rest) for name, *rest in _thresholded(model.graph)}

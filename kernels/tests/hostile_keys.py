@@ -92,6 +92,12 @@ def keys():
         yield case(f'bfcn.{key}', data)
         data = with_key(f'bfcn.{key}', ARRAY, array(FLOAT32, *[floats(1)] * 2))
         yield case(f'bfcn.{key} of 2 numbers', data, FILE, f'bfcn.{key} must be 3 numbers, got 2')
+        for bad in ('nan', '-nan', 'inf', '-inf'):
+            data = with_key(
+                f'bfcn.{key}', ARRAY, array(FLOAT32, floats(1), floats(float(bad)), floats(1))
+            )
+            said = f'bfcn.{key} must be finite, got {bad.replace("-nan", "nan")}'
+            yield case(f'bfcn.{key} with {bad}', data, FILE, said)
         data = with_key(f'bfcn.{key}', ARRAY, array(FLOAT64, *[struct.pack('<d', 1)] * 3))
         yield case(
             f'bfcn.{key} of float64', data, FILE, 'must be of type array of float32, got array of'

@@ -49,8 +49,9 @@ static long long number(struct header *h) {
   return digits && is_space(h->last) ? value : -1;
 }
 
-/* Where the pixels begin in the `got` bytes after a header's last white space. At 0, unless that
- * was the CR of CR LF, or a comment follows it, which are told from pixels by the number of bytes.
+/* Where the pixels begin in the `got` bytes after a header's last white space. Usually at 0. Where
+ * that white space was the CR of CR LF, the LF is skipped, and so is a comment; if the file has
+ * only as many bytes as pixels take, they are pixels.
  */
 static size_t pixels_at(const uint8_t *data, size_t got, size_t bytes, const struct header *h) {
   size_t at = h->last == '\r' && data[0] == '\n' && (h->crlf || got > bytes);

@@ -111,3 +111,17 @@ def test_an_auxiliary_classifier_of_training_is_last_too():
     assert model.quant_plan.last == ['last', 'aux']
     assert model.quant_plan.layers['aux'].bits == Bits(8, 8)
     assert model.quant_plan.layers['aux'].macs == 0, 'evaluation does not run it'
+
+
+def test_a_layer_before_a_classifier_that_stays_in_float_is_not_last():
+    """A cosine classifier reads the weights of `last` without calling it."""
+
+    class Cosine(Net):
+        def forward(self, x):
+            y = self.relu(self.body(self.relu(self.stem(x))))
+            return F.conv2d(F.normalize(y), F.normalize(self.last.weight))
+
+    model = quantize_(Cosine(lambda x: x), w=1, a=2, last=dict(w=8, a=8))
+    assert model.quant_plan.last == []
+    assert model.quant_plan.layers['body'].bits == Bits(1, 2)
+    assert 'last layers' not in summarize(model)

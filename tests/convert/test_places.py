@@ -342,6 +342,7 @@ def test_the_probe_leaves_no_trace():
             super().__init__()
             self.conv, self.relu, self.norm = nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)
             self.calls, self.last = 0, nn.Conv2d(4, 2, 1)
+            self.cache, self.sizes, self.average = {}, [], torch.zeros(4)
             self.register_buffer('mean', torch.zeros(4))
             self.frozen = nn.Parameter(torch.ones(1), requires_grad=False)
 
@@ -354,6 +355,10 @@ def test_the_probe_leaves_no_trace():
             y = self.norm(self.relu(self.conv(x)) + torch.rand(1))
             self.mean.mul_(0.9).add_(y.mean((0, 2, 3)))
             self.frozen.data.mul_(2)
+            self.cache.setdefault('sizes', {})[tuple(x.shape[2:])] = y
+            self.sizes.append(x.shape)
+            self.average += 1
+            self.map = y
             return self.last(y)
 
     model = Traces()
@@ -363,5 +368,7 @@ def test_the_probe_leaves_no_trace():
     assert all(torch.equal(model.state_dict()[k], v) for k, v in state.items())
     assert torch.equal(torch.get_rng_state(), random)
     assert model.calls == 0
+    assert (model.cache, model.sizes, hasattr(model, 'map')) == ({}, [], False)
+    assert not model.average.any()
     assert not model.frozen.requires_grad
     assert model.training

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import tiny_model
 from mmengine.model import revert_sync_batchnorm
 from mmseg.registry import MODELS
@@ -316,3 +317,29 @@ def test_autocast_trains_with_finite_gradients():
     assert scores[0].dtype == torch.bfloat16
     sum(s.float().square().mean() for s in scores).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize('calibrated', [False, True])
+@pytest.mark.parametrize('method', ['lsq', 'dorefa'])
+@pytest.mark.parametrize('w', [1, 2, 4, 8])
+def test_a_layer_that_starts_at_zero_learns(w, method, calibrated):
+    """The layer behind it placed the grid of its input on values of 1e-7, and clipped all later ones."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)
+    )
+    for parameter in model[2].parameters():
+        nn.init.zeros_(parameter)
+    quantize_(model, w=w, a=2, method=method).train()
+    images, labels = torch.randn(4, 3, 16, 16), torch.randint(0, 4, (4, 16, 16))
+    if calibrated:
+        calibrate(model, [images])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(5):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        assert model[2].weight.grad.abs().sum() > 0.1
+        optimizer.step()
+    reach = model[3].input_quant
+    assert float(reach.step) * (2**reach.bits - 1) == pytest.approx(2, rel=0.05)
+    assert 0 < reach.zero_point < 2**reach.bits - 1, 'values may grow in both directions'

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmseg.models.backbones import ResNet
 
 from bfcn_mm import quantize_
 from bfcn_mm.convert import quantizers
@@ -76,3 +77,49 @@ def test_steps_of_frozen_layers_are_frozen():
     quantize_(net, w=2, a=2)
     assert not any(p.requires_grad for p in net[0].parameters())
     assert all(p.requires_grad for p in net[2].parameters())
+
+
+class Stem(torch.nn.Module):
+    """A frozen convolution and batch norm before an activation that belongs to neither."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.conv, self.norm = torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8)
+        self.act, self.scale = act, torch.nn.Parameter(torch.ones(8, 1, 1))
+        self.body, self.last = torch.nn.Conv2d(8, 8, 3), torch.nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        x = self.act(self.norm(self.conv(x)) * self.scale)
+        return self.last(self.act(self.body(x)))
+
+
+@pytest.mark.parametrize(
+    ('act', 'frozen', 'learns'),
+    [
+        ('ReLU', ['conv', 'norm', 'scale'], False),
+        ('Hardswish', ['conv', 'norm', 'scale'], False),
+        ('ReLU', ['conv', 'norm'], True),
+        ('ReLU', ['conv', 'scale'], True),
+        ('ReLU', ['norm', 'scale'], True),
+        ('PReLU', ['conv', 'norm', 'scale'], True),
+        ('PReLU', ['conv', 'norm', 'scale', 'act'], False),
+    ],
+)
+def test_a_step_behind_frozen_layers_alone_is_frozen(act, frozen, learns):
+    """What frozen stages give would change with it."""
+    net = Stem(getattr(torch.nn, act)())
+    for name in frozen:
+        getattr(net, name).requires_grad_(False)
+    quantize_(net, w=2, a=2)
+    first, second = net.act.quants
+    assert [p.requires_grad for p in first.parameters()] == [learns]
+    assert [p.requires_grad for p in second.parameters()] == [True]
+
+
+@pytest.mark.parametrize('frozen_stages', [-1, 0])
+def test_the_stem_of_a_frozen_resnet_has_no_step_that_learns(frozen_stages):
+    """mmseg freezes conv1 and norm1; their ReLU is a module beside them."""
+    net = ResNet(18, base_channels=8, stem_channels=8, frozen_stages=frozen_stages)
+    quantize_(net, w=2, a=2).train()
+    assert all(p.requires_grad == (frozen_stages < 0) for p in net.relu.parameters())
+    assert all(p.requires_grad for p in net.layer1[0].relu.parameters())

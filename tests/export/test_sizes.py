@@ -333,22 +333,62 @@ def test_a_resize_that_is_skipped_where_the_size_is_right_already_is_packed():
     both_ways(segmentor, (33, 45), (2, 2), (1, 3))
 
 
-def test_what_a_forward_keeps_is_as_it_was_before():
-    def forward(m, x):
-        m.size = tuple(x.shape[2:])
-        return m.c(x)
+def keeps_a_size(m, x):
+    m.size = x.shape[2:]
+    return m.c(x)
 
-    segmentor = Segmentor(Body(forward, c=conv()))
-    segmentor(torch.rand(1, 3, 20, 24))
+
+def keeps_a_map(m, x):
+    m.map = x
+    return m.c(x)
+
+
+def fills_a_cache(m, x):
+    size = tuple(x.shape[2:])
+    if size not in m.cache:
+        m.cache[size] = torch.ones(1, 1, *size)
+    m.log.append(size)
+    return m.c(x)
+
+
+def counts(m, x):
+    m.calls += 1
+    m.count += 1
+    m.running = m.running + x.mean()
+    return m.c(x)
+
+
+def registers_a_buffer(m, x):
+    if 'ones' not in m._buffers:
+        m.register_buffer('ones', torch.ones(1))
+    return m.c(x)
+
+
+def held(body):
+    """Attributes, buffers, and the items of caches."""
+    return {**vars(body), **body._buffers, **body.cache, 'log': list(body.log)}
+
+
+@pytest.mark.parametrize('used', [False, True], ids=['new', 'used'])
+@pytest.mark.parametrize(
+    'forward', [keeps_a_size, keeps_a_map, fills_a_cache, counts, registers_a_buffer]
+)
+def test_what_a_forward_keeps_is_as_it_was_before(forward, used):
+    """A cache that kept what runs without data left there would break the next image of that size."""
+    body = Body(lambda m, x: m.c(x), c=rounded())
+    body.cache, body.log, body.calls = {}, [], 0
+    body.register_buffer('count', torch.zeros(1))
+    body.register_buffer('running', torch.zeros(1))
+    segmentor = Segmentor(body)
+    segmentor.body.function = forward
+    image = torch.rand(1, 3, 20, 24)
+    scores = segmentor(image) if used else None
+    before = held(body)
     pack(segmentor)
-    assert segmentor.body.size == (10, 12)
-
-    def keeps_a_map(m, x):
-        m.map = x
-        return m.c(x)
-
-    segmentor = Segmentor(Body(keeps_a_map, c=conv()))
-    segmentor(torch.rand(1, 3, 20, 24))
-    kept = segmentor.body.map
-    pack(segmentor)
-    assert segmentor.body.map is kept
+    after = held(body)
+    assert after.keys() == before.keys()
+    assert all(after[name] is before[name] or after[name] == before[name] for name in before)
+    if used:
+        assert torch.equal(segmentor(image), scores)
+    segmentor(torch.rand(1, 3, 22, 30))  # a size that export has tried
+    assert all(t.device.type == 'cpu' for t in held(body).values() if isinstance(t, torch.Tensor))

@@ -1,6 +1,6 @@
 #include "arena.h"
+#include "budget.h"
 #include "guard.h"
-#include "limits.h"
 #include "status.h"
 
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* Lay out what the run of a bit_conv needs. */
 #include "conv_plan.h"
-#include "limits.h"
+#include "budget.h"
 #include "status.h"
 
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 #include "file.h"
 
-#include "limits.h"
+#include "budget.h"
 #include "status.h"
 
 #include <errno.h>

@@ -3,6 +3,7 @@
 #include "status.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -148,8 +149,17 @@ static bfcn_status palette(const struct gguf *gguf, struct bfcn_model *model) {
 
 static bfcn_status three_numbers(const struct gguf *gguf, const char *name) {
   const struct gguf_key *key = bfcn_gguf_find_key(gguf, name);
-  if (!key || key->count == 0 || key->count == 3) return BFCN_OK;
-  return bfcn_fail(BFCN_ERROR_FORMAT, "%s must be 3 numbers, got %" PRIu64, name, key->count);
+  if (!key || key->count == 0) return BFCN_OK;
+  if (key->count != 3)
+    return bfcn_fail(BFCN_ERROR_FORMAT, "%s must be 3 numbers, got %" PRIu64, name, key->count);
+  for (size_t i = 0; i < 3; i++) {
+    float value;
+    memcpy(&value, key->value + i * sizeof value, sizeof value);
+    if (!isfinite(value)) /* fabsf: no sign of a NaN is printed */
+      return bfcn_fail(BFCN_ERROR_FORMAT, "%s must be finite, got %g", name,
+                       isnan(value) ? fabsf(value) : value);
+  }
+  return BFCN_OK;
 }
 
 bfcn_status bfcn_keys_decode(const struct gguf *gguf, struct bfcn_model *model) {

@@ -2,7 +2,7 @@
 #include "packed.h"
 
 #include "conv_plan.h"
-#include "limits.h"
+#include "budget.h"
 #include "status.h"
 
 #include <pthread.h>

@@ -1,8 +1,8 @@
 /* Plan a model for one image size, run it, and tell what happened. */
 #include "arena.h"
+#include "budget.h"
 #include "conv_plan.h"
 #include "guard.h"
-#include "limits.h"
 #include "packed.h"
 #include "status.h"
 

@@ -1,6 +1,6 @@
 /* What a file may make a session take, worked out before it is taken. */
-#ifndef BFCN_LIMITS_H
-#define BFCN_LIMITS_H
+#ifndef BFCN_BUDGET_H
+#define BFCN_BUDGET_H
 
 #include "model.h"
 

@@ -1,4 +1,4 @@
-#include "limits.h"
+#include "budget.h"
 
 #include "status.h"
 
