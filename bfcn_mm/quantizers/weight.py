@@ -174,9 +174,8 @@ class DoReFaWeight(WeightQuantizer):
     def _step(self, t: Tensor) -> Tensor:
         if self.bits == 1:
             return t.abs().mean(self.dims, keepdim=True).clamp_(min=TINIEST_WEIGHT_STEP)
-        return (
-            t.abs().amax(self.dims, keepdim=True).clamp_(min=TINIEST_WEIGHT_STEP) / self.grid.high
-        )
+        largest = t.abs().amax(self.dims, keepdim=True)
+        return largest.clamp_(min=TINIEST_WEIGHT_STEP) / self.grid.high
 
     def _mark_placed(self) -> None:
         if self.may_place and not self.initialized:

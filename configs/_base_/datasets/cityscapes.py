@@ -1,4 +1,5 @@
 # Crop and whole-image validation as in the BFCN paper.
+_base_ = './tta.py'
 dataset_type = 'CityscapesDataset'
 data_root = 'data/cityscapes'
 crop_size = (768, 1536)
@@ -16,19 +17,6 @@ test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
-]
-img_ratios = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
-tta_pipeline = [  # tools/test.py --tta
-    dict(type='LoadImageFromFile'),
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [dict(type='Resize', scale_factor=r, keep_ratio=True) for r in img_ratios],
-            [dict(type='RandomFlip', prob=p, direction='horizontal') for p in (0.0, 1.0)],
-            [dict(type='LoadAnnotations')],
-            [dict(type='PackSegInputs')],
-        ],
-    ),
 ]
 train_dataloader = dict(
     batch_size=8,
