@@ -38,8 +38,8 @@ def table() -> str:
 
 def write_page(page: Path) -> None:
     """Put the table after the page's last paragraph."""
-    text, _, _ = page.read_text(encoding='utf-8').partition('| |')
-    page.write_text(text + table(), encoding='utf-8')
+    text, _, _ = page.read_text(encoding='utf-8').partition('\n| |')
+    page.write_text(f'{text}\n{table()}', encoding='utf-8')
 
 
 if __name__ == '__main__':
