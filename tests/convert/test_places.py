@@ -1,7 +1,9 @@
 """Each call of an activation has the grid of its own map, whoever calls it and however often."""
 
 import copy
+import gc
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -372,3 +374,23 @@ def test_the_probe_leaves_no_trace():
     assert not model.average.any()
     assert not model.frozen.requires_grad
     assert model.training
+
+
+def test_the_probe_lets_go_of_the_maps_of_each_forward():
+    """It kept those of all its forwards: over 22 GB for BEiT at 640x640."""
+    made, alive = [], []
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.relu, self.last = nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            gc.collect()
+            alive.append(sum(map_() is not None for map_ in made))
+            y = self.relu(self.conv(x))
+            made.append(weakref.ref(y))
+            return self.last(y)
+
+    quantize_(Net(), w=2, a=2)
+    assert alive == [0, 0]  # evaluation, training
