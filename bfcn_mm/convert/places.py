@@ -67,6 +67,15 @@ def is_shared(activation: str, runs: list[Run]) -> bool:
     return any(len(names) > 1 for names in callers.values())
 
 
+def calls_vary(activation: str, runs: list[Run]) -> bool:
+    """Whether one line calls it more often in some forwards than in others: all calls share a grid."""
+    counts: dict[Site, set[int]] = {}
+    for run in runs:
+        for site in run.sites.get(activation, ()):
+            counts.setdefault(site, set()).add(run.sites[activation].count(site))
+    return any(len(found) > 1 for found in counts.values())
+
+
 def _refusal(runs: list[Run], callers: dict[Site, set[str]], several: dict[Site, int]) -> str:
     if not runs:
         return 'no forward reaches it'

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..layers import Places
 from .inputs import Way, image_shapes, noise, outputs_of, ways_to_evaluate, ways_to_train
 from .origins import Call, Origin, Place
-from .places import is_shared, place_of, settle
+from .places import Run, calls_vary, is_shared, place_of, settle
 from .recorder import Recorder
 from .undisturbed import undisturbed
 from .watch import LayerReads, Seen, Target, watched
@@ -209,9 +209,20 @@ def _merged(target: Target, passes: list[Seen], shape: tuple[int, ...]) -> Obser
         passes[0].last | (passes[-1].last & only_trained),
         kept,
         [name for name in target.activations if is_shared(name, runs)],
-        [note for seen in passes for note in seen.notes],
+        [note for seen in passes for note in seen.notes] + _varying(places, kept, runs),
         shape,
     )
+
+
+def _varying(places: Iterable[str], kept: Mapping[str, str], runs: list[Run]) -> list[str]:
+    names = [name for name in places if name not in kept and calls_vary(name, runs)]
+    if not names:
+        return []
+    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+    return [
+        f'{", ".join(names[:3])}{more}: one line calls it more often in some forwards than in others, so '
+        'these calls share one grid; to give each map its own, give each call an activation module'
+    ]
 
 
 def _untrained(passes: list[Seen]) -> set[tuple]:

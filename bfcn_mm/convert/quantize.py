@@ -64,7 +64,7 @@ def _join(model: nn.Module, spec: QuantSpec) -> None:
         quantizer.name, quantizer.run = name, model.quant_run
         quantizer.allowed = _allowed_bits(quantizer.target, spec)
     for module in model.modules():
-        if not isinstance(module, Quantizer):
+        if not isinstance(module, Quantizer | torch.jit.ScriptModule):
             module._register_load_state_dict_pre_hook(give_up_stale, with_module=True)
         if isinstance(module, QuantizedLayer | QuantActivation):
             for _, quantizer in quantizers(module):

@@ -1,7 +1,9 @@
 """Each call of an activation has the grid of its own map, whoever calls it and however often."""
 
 import copy
+import gc
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -277,6 +279,21 @@ def test_a_loop_with_a_checkpoint_each_round_is_refused(reentrant):
         gradients(converted(Loops), checkpointed='each', reentrant=reentrant)
 
 
+@pytest.mark.parametrize('training', [False, True])
+def test_a_loop_that_is_longer_in_one_mode_has_one_grid_and_says_so(training):
+    class Varying(Loop):
+        def loop(self, x):
+            for conv in self.convs[: 3 if self.training == training else 2]:
+                x = self.relu(conv(x))
+            return x
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), Varying(), nn.Conv2d(4, 2, 1))
+    quantize_(model, w=2, a=2)
+    assert len(model[1].relu.quants) == 1
+    assert 'note: 1.relu: one line calls it more often' in summarize(model)
+    assert 'note:' not in summarize(quantize_(Loops(), w=2, a=2))
+
+
 def test_a_loop_over_the_images_of_a_batch_has_one_grid():
     class Each(nn.Module):
         def __init__(self):
@@ -372,3 +389,23 @@ def test_the_probe_leaves_no_trace():
     assert not model.average.any()
     assert not model.frozen.requires_grad
     assert model.training
+
+
+def test_the_probe_lets_go_of_the_maps_of_each_forward():
+    """It kept those of all its forwards: over 22 GB for BEiT at 640x640."""
+    made, alive = [], []
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.relu, self.last = nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            gc.collect()
+            alive.append(sum(map_() is not None for map_ in made))
+            y = self.relu(self.conv(x))
+            made.append(weakref.ref(y))
+            return self.last(y)
+
+    quantize_(Net(), w=2, a=2)
+    assert alive == [0, 0]  # evaluation, training

@@ -343,3 +343,15 @@ def test_a_layer_that_starts_at_zero_learns(w, method, calibrated):
     reach = model[3].input_quant
     assert float(reach.step) * (2**reach.bits - 1) == pytest.approx(2, rel=0.05)
     assert 0 < reach.zero_point < 2**reach.bits - 1, 'values may grow in both directions'
+
+
+def test_a_scripted_part_stays_in_float():
+    part = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), torch.jit.script(part), nn.Conv2d(8, 4, 1))
+    quantize_(model, w=2, a=2)
+    assert list(model.quant_plan.layers) == ['0', '3']
+    images = torch.randn(2, 3, 16, 16)
+    calibrate(model.train(), [images])
+    model(images).sum().backward()
+    assert model[2][0].weight.grad.abs().sum() > 0
+    assert model.load_state_dict(model.state_dict())
