@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = {'bfcn_mm', 'bfcn_kernels', '_bfcn_mm_compat'}
+OURS = {'bfcn_mm', 'bfcn_kernels', 'lab', '_bfcn_mm_compat', '_bfcn_command'}
 
 ANY = None
 # A part of bfcn_mm, and what of ours it may import. The root module may import anything.

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = [
     *('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'CHANGELOG.md', 'LICENSE'),
     'constraints.txt',
-    *('bfcn_mm_compat.pth', '_bfcn_mm_compat.py', 'bfcn_mm', 'kernels'),
+    *('bfcn_mm_compat.pth', '_bfcn_mm_compat.py', '_bfcn_command.py', 'bfcn_mm', 'kernels', 'lab'),
 ]
 BUILD = """
 import sys
@@ -84,9 +84,10 @@ def expected_files():
 def test_wheel_carries_packages_and_hook_and_nothing_else(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert set(expected_files()) <= names
-    assert {'bfcn_mm_compat.pth', '_bfcn_mm_compat.py'} <= names
+    modules = {'bfcn_mm_compat.pth', '_bfcn_mm_compat.py', '_bfcn_command.py'}
+    assert modules <= names
     tops = {name.split('/')[0] for name in names if '.dist-info' not in name}
-    assert tops == {'bfcn_mm', 'bfcn_kernels', 'bfcn_mm_compat.pth', '_bfcn_mm_compat.py'}
+    assert tops == {'bfcn_mm', 'bfcn_kernels', *modules}
 
 
 def test_uninstall_removes_the_hook(wheel):
