@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 import bfcn_kernels
-from bfcn_kernels.triton import resources
+from lab.gpu import resources
 from lab.gpu.resources import Compiled, check, compiling
 
 ROOT = Path(bfcn_kernels.__file__).parents[1]

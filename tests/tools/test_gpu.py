@@ -57,7 +57,7 @@ def test_a_missing_model_is_one_line(tmp_path):
 @pytest.mark.slow
 def test_smoke_runs_all_of_it_and_writes_no_times(tmp_path):
     pytest.importorskip('triton')
-    done = run(tmp_path, '--smoke')
+    done = run(tmp_path, '--smoke', '--minutes', '60')
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('right: ') == 4
     assert 'left out: one-bit tensor cores: one_bit=True needs an NVIDIA GPU' in done.stdout
