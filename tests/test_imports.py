@@ -25,7 +25,13 @@ MAY_IMPORT = {
     'bfcn_mm.cli': ANY,
     'bfcn_mm.registration': ANY,
     'bfcn_mm.__main__': ANY,
-    'bfcn_mm.benchmark': {'bfcn_mm.analysis', 'bfcn_mm.export', 'bfcn_kernels', 'bfcn_mm'},
+    'bfcn_mm.benchmark': {
+        'bfcn_mm.analysis',
+        'bfcn_mm.export',
+        'bfcn_kernels',
+        'bfcn_mm',
+        '_bfcn_command',
+    },
     'bfcn_kernels': set(),
     '_bfcn_mm_compat': set(),
 }
