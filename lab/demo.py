@@ -168,7 +168,7 @@ def steps(out: Path, iters: int) -> list[Step]:
 
 
 def pack_steps(out: Path, checkpoint: Path, for_test: list[str]) -> list[Step]:
-    """One file for C, held to the oracle, timed."""
+    """Pack the checkpoint for the C engine, verify it against the reference, time it."""
     trained, packed = (BIT_CONFIG, str(checkpoint)), str(out / 'packed' / 'model.gguf')
     size = tuple(map(str, IMAGE))
     peers = ('onnxruntime',) if have_onnxruntime() else ()

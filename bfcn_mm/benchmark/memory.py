@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from bfcn_kernels.graph import Graph
-from bfcn_kernels.ops import Add, BitConv, Mask, Op, Resize
+from bfcn_kernels.ops import Add, Resize
 
 
 def float32_peak(graph: Graph, height: int, width: int) -> int:
@@ -29,7 +29,7 @@ def float32_peak(graph: Graph, height: int, width: int) -> int:
         size = 4 * rows * columns * values[op.name].channels
         if values[op.name].kind == 'labels':
             size = 0
-        for source in _addends(op):
+        for source in op.addends:
             if live.get(source) == size and last[source] == index:
                 del live[source]
                 break
@@ -59,16 +59,6 @@ def _last_reads(graph: Graph, streamed: dict[str, str]) -> dict[str, int]:
         for source in op.data_sources:
             last[source] = max(last.get(source, 0), reader)
     return last | {graph.logits: len(graph.ops)}
-
-
-def _addends(op: Op) -> tuple[str, ...]:
-    """Sources whose place the op's value may take, since it reads each number just before it writes."""
-    if isinstance(op, Add | Mask):
-        return op.sources
-    if isinstance(op, BitConv):
-        read = {term.source for term in op.terms}
-        return tuple(part.source for part in op.residuals if part.source not in read)
-    return ()
 
 
 def reset_peak() -> None:

@@ -1,4 +1,4 @@
-"""Print the environment, what is broken in it, and the command that mends it.
+"""Print the environment, what is broken in it, and the command that fixes it.
 
 Exit status 1 if something is broken. Needs nothing but Python: whatever is missing is reported.
 """

@@ -28,8 +28,10 @@ def main(arguments: list[str]) -> int:
     from bfcn_kernels.gguf_io import read
     from bfcn_kernels.zoo import resolve
 
+    engine = bfcn_kernels.load(
+        args.model, args.engine, args.threads
+    )  # refuses a file beyond its limits
     metadata = read(resolve(args.model)).metadata
-    engine = bfcn_kernels.load(args.model, args.engine, args.threads)
     segment = Segmenter(engine, metadata, args.opacity, args.labels)
     if args.input.is_dir():
         failed = _run_folder(cv2, segment, args.input, args.out)

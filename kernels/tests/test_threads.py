@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 from bfcn_kernels import Model, load, write
-from bfcn_kernels.builder import Builder, random_image
+from bfcn_kernels.builder import random_image
 from bfcn_kernels.cpu import Engine
 from bfcn_kernels.cpu.sessions import KEPT, Sessions
 from bfcn_kernels.nets import toy
-from bfcn_kernels.ops import ArgMax
 
 SIZES = [
     (9, 12),
@@ -28,18 +27,6 @@ SIZES = [
 ]  # more than are kept with one core
 THREADS, IMAGES = 8, 1000
 DEADLINE = 60  # seconds until a child counts as hanging
-
-
-@pytest.fixture(scope='module')
-def tiny_file(tmp_path_factory) -> Path:
-    net = Builder(3)
-    net.image_codes('pixels')
-    net.conv('stem', [net.term('pixels', 8, 3, bits=8, form=1, stride=2)], 2)
-    net.conv('scores', [net.term('stem', 4, 3, bits=1)], None)
-    net.add(ArgMax('labels', 'scores', 'bilinear'))
-    path = tmp_path_factory.mktemp('tiny') / 'tiny.gguf'
-    write(path, Model(net.graph()))
-    return path
 
 
 @pytest.fixture(scope='module')

@@ -16,9 +16,8 @@ pytest.importorskip('PIL')
 import bfcn_mm  # noqa: F401, I001 - patches mmseg before it is imported
 from PIL import Image
 
-from bfcn_kernels import GraphError, Model, WorkError, load, write
-from bfcn_kernels.builder import Builder, random_image
-from bfcn_kernels.ops import ArgMax
+from bfcn_kernels import GraphError, WorkError, load
+from bfcn_kernels.builder import random_image
 from bfcn_mm.export import TorchEngine
 
 MAKE = {
@@ -29,18 +28,6 @@ MAKE = {
 }
 
 
-@pytest.fixture(scope='module')
-def file(tmp_path_factory):
-    net = Builder(3)
-    net.image_codes('pixels')
-    net.conv('stem', [net.term('pixels', 8, 3, bits=8, form=1, stride=2)], 2)
-    net.conv('scores', [net.term('stem', 4, 3, bits=1)], None)
-    net.add(ArgMax('labels', 'scores', 'bilinear'))
-    path = tmp_path_factory.mktemp('tiny') / 'tiny.gguf'
-    write(path, Model(net.graph()))
-    return path
-
-
 def said(use: Callable[[], object]) -> tuple[type, str]:
     """The error of a call."""
     with pytest.raises(Exception) as error:  # noqa: PT011, the test compares what it is
@@ -48,7 +35,7 @@ def said(use: Callable[[], object]) -> tuple[type, str]:
     return error.type, str(error.value)
 
 
-def test_images_are_taken_alike(file):
+def test_images_are_taken_alike(tiny_file):
     image = random_image(13, 17)
     views = {
         'upside down': image[::-1],
@@ -62,14 +49,14 @@ def test_images_are_taken_alike(file):
         'broadcast': np.broadcast_to(image[0, 0], (6, 7, 3)),
         'PIL': Image.fromarray(image),
     }
-    engines = {name: make(file) for name, make in MAKE.items()}
+    engines = {name: make(tiny_file) for name, make in MAKE.items()}
     for what, view in views.items():
         expected = engines['numpy'](np.array(view))
         for name, engine in engines.items():
             np.testing.assert_array_equal(engine(view), expected, err_msg=f'{name}: {what}')
 
 
-def test_what_is_no_image_is_refused_alike(file):
+def test_what_is_no_image_is_refused_alike(tiny_file):
     image = random_image(8, 9)
     wrong = {
         'floats': image / 255,
@@ -84,7 +71,7 @@ def test_what_is_no_image_is_refused_alike(file):
         'PIL in gray': Image.fromarray(image).convert('L'),
         'PIL with a palette': Image.fromarray(image).convert('P'),
     }
-    engines = {name: make(file) for name, make in MAKE.items()}
+    engines = {name: make(tiny_file) for name, make in MAKE.items()}
     for what, image in wrong.items():
         errors = {name: said(partial(engine, image)) for name, engine in engines.items()}
         assert len(set(errors.values())) == 1, (what, errors)
@@ -94,31 +81,31 @@ def test_what_is_no_image_is_refused_alike(file):
                 engine(np.zeros(shape, np.uint8))
 
 
-def test_files_are_refused_alike(file, tmp_path):
+def test_files_are_refused_alike(tiny_file, tmp_path):
     (tmp_path / 'empty.gguf').touch()
     os.mkfifo(tmp_path / 'pipe.gguf')
     paths = [tmp_path / 'none.gguf', tmp_path, tmp_path / 'empty.gguf', tmp_path / 'pipe.gguf']
-    for path in [*paths, tmp_path / 'empty.gguf' / 'x.gguf', os.fsencode(file), None]:
+    for path in [*paths, tmp_path / 'empty.gguf' / 'x.gguf', os.fsencode(tiny_file), None]:
         errors = {name: said(partial(make, path)) for name, make in MAKE.items()}
         assert len(set(errors.values())) == 1, errors
 
 
-def test_limits_are_named_alike(file):
+def test_limits_are_named_alike(tiny_file):
     image = random_image(8, 9)
     for make in MAKE.values():
         with pytest.raises(WorkError, match='max_ops is 100: take a smaller image'):
-            make(file, max_ops=100)(image)
-    errors = {name: said(partial(make, file, max_ops=0)) for name, make in MAKE.items()}
+            make(tiny_file, max_ops=100)(image)
+    errors = {name: said(partial(make, tiny_file, max_ops=0)) for name, make in MAKE.items()}
     assert len(set(errors.values())) == 1, errors
 
 
-def test_closed_engines_answer_alike(file):
+def test_closed_engines_answer_alike(tiny_file):
     image, closed = (
         random_image(8, 9),
         (RuntimeError, 'this engine is closed: load the model again'),
     )
     for name, make in MAKE.items():
-        with make(file) as engine:
+        with make(tiny_file) as engine:
             labels = engine(image)
         assert engine.closed, name
         np.testing.assert_array_equal(engine.logits.argmax(-1).shape, engine.logits.shape[:2])
@@ -128,5 +115,5 @@ def test_closed_engines_answer_alike(file):
         uses += [engine.__enter__]
         uses += [partial(function, engine) for function in (copy.copy, copy.deepcopy, pickle.dumps)]
         assert [said(use) for use in uses] == [closed] * len(uses), name
-        again = pickle.loads(pickle.dumps(make(file)))
+        again = pickle.loads(pickle.dumps(make(tiny_file)))
         np.testing.assert_array_equal(again(image), labels, err_msg=name)

@@ -224,7 +224,7 @@ class Engine(Closable):
         return session
 
     def _note(self, session: ctypes.c_void_p) -> None:
-        """Copy what a session tells of its run, before another thread has it."""
+        """Copy the results of a run: the next thread that gets the session overwrites them."""
         latest, count = self._latest, self._lib.bfcn_session_ops(session)
         if not self._names:
             infos = [self._info(session, i) for i in range(count)]

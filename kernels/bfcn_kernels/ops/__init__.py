@@ -1,6 +1,6 @@
 """The ops of the integer graph, one file each: fields, rules, record in the file, size and oracle.
 
-docs/format.md gives each op's arithmetic; docs/developing.md says how to add one.
+docs/format.md gives each op's arithmetic. kernels/tests/test_ops.py adds one.
 """
 
 from bfcn_kernels.ops.adaptive_avg_pool import AdaptiveAvgPool

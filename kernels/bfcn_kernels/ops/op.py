@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
@@ -32,7 +33,7 @@ def register(opcode: int, opname: str) -> Callable[[type[Op]], type[Op]]:
     return enter
 
 
-class Op:
+class Op(ABC):
     """One operation; a subclass is a frozen dataclass in a file of its own.
 
     A subclass gives its fields (`name` first), `sources`, `output`, `grid`, `record`, `read` and `run`;
@@ -56,37 +57,37 @@ class Op:
         """Sources whose memory its value may take: it reads each number just before it writes there."""
         return ()
 
+    @abstractmethod
     def output(self, *sources: Value) -> Value:
         """The value it writes. Raises GraphError if a rule is broken."""
-        raise NotImplementedError
 
+    @abstractmethod
     def grid(self, image: Grid, *sources: Grid) -> Grid:
         """(height, width) of its value, given those of the image and of its sources."""
-        raise NotImplementedError
 
     def summands(self, *sources: int) -> int:
         """Of scores: how many convolutions' outputs they add; sources: those of its data sources."""
         return sum(sources)
 
+    @abstractmethod
     def record(self, number: dict[str, int]) -> list[int]:
         """Its words in the file after the header; number: of each value, the image's is 0."""
-        raise NotImplementedError
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Its tensors in the file, by name."""
         return {}
 
     @classmethod
+    @abstractmethod
     def read(cls, r: RecordReader, name: str, tensor: Tensor, values: dict[str, Value]) -> Op:
         """The op of a record. Raises GraphError; what `output` checks need not be checked here."""
-        raise NotImplementedError
 
+    @abstractmethod
     def run(self, *sources: Source, grid: Grid) -> np.ndarray:
         """The oracle: its value in numpy, from (array, value) of its data sources, on `grid`.
 
         Codes and labels are uint8, scores float32; maps are (h, w, channels), labels (h, w).
         """
-        raise NotImplementedError
 
     def operations(self, out: MapShape, *sources: MapShape) -> int:
         """How much work it is, as max_ops counts: see docs/format.md."""

@@ -93,8 +93,8 @@ static void find_places_taken(struct bfcn_session *s) {
       const unsigned v = op->source[j];
       const struct slot *source = &s->slots[v];
       const struct value value = bfcn_model_value(s->model, v);
-      if (v && source->last == i && !source->streamed_to && source->bytes == slot->bytes &&
-          alike(&value, source, &op->out, slot) && reads_in_step(op, v, source))
+      if (v && source->last == i && !source->streamed_to && alike(&value, source, &op->out, slot) &&
+          reads_in_step(op, v, source))
         slot->place_of = source->place_of ? source->place_of : v;
     }
   }
